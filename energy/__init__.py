@@ -1,0 +1,1 @@
+"""bitfront.energy."""

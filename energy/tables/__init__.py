@@ -1,0 +1,1 @@
+"""Shipped energy tables: data, one YAML file each."""

@@ -1,0 +1,80 @@
+"""What is known of an allocation once it has been measured."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from .allocation import BitAllocation
+
+Split = Literal["search", "test"]
+"""Strategies select on ``search``; what is reported is measured on ``test``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The quality and the cost of one allocation.
+
+    Attributes:
+        allocation: What was measured.
+        accuracy: Top-1 accuracy in [0, 1]; NaN if the evaluation failed.
+        accuracy_se: Its standard error, sqrt(p (1 - p) / samples).
+        loss: Mean cross-entropy in nats.
+        energy_vs_fp32: Energy over that of the float32 network, same table.
+        energy_vs_w8a8: Energy over that of the uniform 8-bit network, same table.
+        energy_pj: Energy of one inference in pJ; None where the table has no absolute scale.
+        energy_table: Identifier of the table that priced it.
+        size_bytes: Weights (at their widths), biases and scales.
+        bops: Sum over layers of MACs x weight bits x activation bits.
+        mean_weight_bits: Mean over all weights.
+        mean_activation_bits: Mean over all input elements.
+        samples: Images the accuracy was taken on.
+        wall_s: Seconds the evaluation took where it ran.
+        split: The data split it was measured on.
+        fidelity: Share of the split's images that were used, in (0, 1].
+        weights: Where the weights are if they were trained for this allocation; None for the
+            network's own.
+        error: Why it failed; None if it did not.
+    """
+
+    allocation: BitAllocation
+    accuracy: float
+    accuracy_se: float
+    loss: float
+    energy_vs_fp32: float
+    energy_vs_w8a8: float
+    energy_pj: float | None
+    energy_table: str
+    size_bytes: int
+    bops: int
+    mean_weight_bits: float
+    mean_activation_bits: float
+    samples: int
+    wall_s: float
+    split: Split = "search"
+    fidelity: float = 1.0
+    weights: str | None = None
+    error: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no accuracy to go by."""
+        return self.error is not None or not math.isfinite(self.accuracy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON, with the allocation as `BitAllocation.to_dict`."""
+        values = asdict(replace(self, allocation=None))  # type: ignore[arg-type]
+        values["allocation"] = self.allocation.to_dict()
+        for name in ("accuracy", "accuracy_se", "loss"):
+            if not math.isfinite(values[name]):
+                values[name] = None
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Measurement":
+        """Build a measurement from what `to_dict` returns."""
+        fields = dict(values)
+        fields["allocation"] = BitAllocation.from_dict(fields["allocation"])
+        for name in ("accuracy", "accuracy_se", "loss"):
+            if fields[name] is None:
+                fields[name] = math.nan
+        return cls(**fields)

@@ -1,0 +1,1 @@
+"""Ready-made studies: data, one YAML file each."""
