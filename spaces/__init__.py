@@ -12,9 +12,18 @@ from .errors import (
     StudyError,
     nearest,
 )
+from .front import (
+    dominates,
+    hypervolume,
+    igd_plus,
+    non_dominated,
+    pareto_front,
+    reference_point,
+)
 from .layer import FLOAT_BITS, Layer, LayerKind
 from .measurement import Measurement, Split
 from .objectives import DEFAULT_OBJECTIVES, OBJECTIVES, Objective, as_costs, objective
+from .space import BitSpace, Granularity, Variable
 
 __all__ = [
     "DEFAULT_OBJECTIVES",
@@ -22,22 +31,31 @@ __all__ = [
     "KNOWN_WIDTHS",
     "OBJECTIVES",
     "BitAllocation",
+    "BitSpace",
     "BitfrontError",
     "Bits",
     "ChannelBits",
     "DataError",
     "EnergyTableError",
     "EvaluationError",
+    "Granularity",
     "InfeasibleError",
     "Layer",
     "LayerKind",
     "Measurement",
     "ModelError",
     "Objective",
-    "Split",
     "SpaceError",
+    "Split",
     "StudyError",
+    "Variable",
     "as_costs",
+    "dominates",
+    "hypervolume",
+    "igd_plus",
     "nearest",
+    "non_dominated",
     "objective",
+    "pareto_front",
+    "reference_point",
 ]
