@@ -1,1 +1,50 @@
-"""bitfront.searchers."""
+"""Search strategies, and what is needed to write one.
+
+A strategy subclasses `Searcher`, gets a `Problem` and asks it to measure allocations. Strategies
+are made by name with `build`. The conformance suite for strategies of your own is in
+`bitfront.searchers.testing`.
+"""
+
+from .base import Searcher
+from .problem import (
+    Budget,
+    BudgetSpent,
+    Evaluator,
+    ModelSource,
+    Problem,
+    check_feasible,
+    smallest_cost,
+)
+from .random_search import RandomSearch
+from .registry import (
+    ENTRY_POINT_GROUP,
+    Description,
+    Setting,
+    build,
+    describe,
+    get,
+    register,
+    strategy_names,
+)
+from .uniform import Uniform
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Budget",
+    "BudgetSpent",
+    "Description",
+    "Evaluator",
+    "ModelSource",
+    "Problem",
+    "RandomSearch",
+    "Searcher",
+    "Setting",
+    "Uniform",
+    "build",
+    "check_feasible",
+    "describe",
+    "get",
+    "register",
+    "smallest_cost",
+    "strategy_names",
+]

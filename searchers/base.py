@@ -1,0 +1,84 @@
+"""What a strategy is."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from ..spaces import SpaceError, StudyError
+from .problem import BudgetSpent, Problem
+
+
+class Searcher(ABC):
+    """A strategy: one method that decides which allocations are worth measuring.
+
+    A strategy is a dataclass; its fields are its settings, so that a study, the command line and
+    Python check and print them alike. What it can do is said by class attributes; nothing is
+    decided by its name.
+
+    Attributes:
+        summary: One sentence that says what the strategy does.
+        paper: Where the method was published; empty if it was not.
+        granularities: The spaces it can search: ``layer``, ``channel`` or both.
+        needs_model: Whether it looks into the network (`Problem.quantized_model` and
+            `Problem.calibration`) and not only at what `Problem.evaluate` returns.
+        deterministic: Whether another seed gives the same sequence of questions.
+    """
+
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    granularities: ClassVar[frozenset[str]] = frozenset({"layer"})
+    needs_model: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = False
+
+    @abstractmethod
+    def search(self, problem: Problem) -> None:
+        """Spend the budget of a problem on the allocations most worth measuring.
+
+        Called once per trial, possibly in another process. What was measured is the result: the
+        strategy's front is what no other of its measurements dominates, so there is nothing to
+        return. It ends when the method returns, or when `BudgetSpent` leaves it, which need not
+        be caught.
+
+        It may assume that the problem is feasible and that its space has a granularity the class
+        declares. It must
+
+        - ask only for allocations of ``problem.space``, in lists as long as it can make them:
+          those are measured in parallel, in any order, yet returned in the order asked;
+        - draw every random number from ``problem.rng`` (or generators seeded by it) and never
+          look at a clock, so that the same seed asks the same questions;
+        - survive measurements that failed (`Measurement.failed`; the accuracy is NaN);
+        - keep its settings as they are: whatever it learns is a local variable.
+
+        Args:
+            problem: All it may know of the study.
+        """
+
+    def run(self, problem: Problem) -> None:
+        """Check that this strategy suits a problem, then `search` until the budget is spent.
+
+        This is what studies and tests call.
+
+        Raises:
+            InfeasibleError: If nothing in the space respects the budget's limits.
+            SpaceError: If the space has a granularity the strategy does not search.
+            StudyError: If it needs the network and the problem has none.
+        """
+        name = type(self).__name__
+        if problem.space.granularity not in self.granularities:
+            able = " or ".join(f"'{g}'" for g in sorted(self.granularities))
+            raise SpaceError(
+                f"{name} searches spaces of granularity {able}, got '{problem.space.granularity}'"
+            )
+        if self.needs_model and not problem.has_model:
+            raise StudyError(f"{name} looks into the network, and this problem carries none")
+        problem.require_feasible()
+        try:
+            self.search(problem)
+        except BudgetSpent:
+            return
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by name; `build` makes the same strategy of them."""
+        if not dataclasses.is_dataclass(self):
+            return {}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}

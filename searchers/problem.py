@@ -1,0 +1,298 @@
+"""What a strategy is given."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ..spaces import (
+    DEFAULT_OBJECTIVES,
+    OBJECTIVES,
+    BitAllocation,
+    BitSpace,
+    EvaluationError,
+    InfeasibleError,
+    Measurement,
+    Objective,
+    SpaceError,
+    StudyError,
+    nearest,
+    pareto_front,
+)
+
+if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
+    from torch import Tensor
+
+    from ..energy import EnergyModel
+    from ..models.quantized import QuantizedModel
+
+LIMITABLE = ("energy", "size", "bops")
+"""The objectives that can be limited: those whose cost is known before anything is measured."""
+
+
+class BudgetSpent(Exception):  # noqa: N818 - not an error: it is how a search normally ends
+    """The evaluation budget is used up: how a search normally ends."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a strategy may spend, and what an acceptable answer may cost.
+
+    Attributes:
+        evaluations: How many allocations it may ask for, the same one twice counted twice.
+        limits: Objective -> the largest acceptable value: ``energy`` (relative to uniform 8
+            bit), ``size`` (bytes) or ``bops``.
+
+    Raises:
+        StudyError: If there is nothing to spend, or a limit is unknown or not positive.
+    """
+
+    evaluations: int
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.evaluations, bool) or not isinstance(self.evaluations, int):
+            raise StudyError(
+                f"a budget's evaluations must be a whole number, got {self.evaluations!r}"
+            )
+        if self.evaluations < 1:
+            raise StudyError(f"a budget needs at least 1 evaluation, got {self.evaluations}")
+        for name, limit in self.limits.items():
+            if name not in LIMITABLE:
+                raise StudyError(
+                    f"a budget cannot limit {name!r}, only costs known before measuring; "
+                    f"{nearest(name, LIMITABLE)}"
+                )
+            if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
+                raise StudyError(f"the limit on {name} must be a positive number, got {limit!r}")
+
+
+class Evaluator(Protocol):
+    """Measures allocations on the search split: in parallel, cached, recorded."""
+
+    def __call__(
+        self, allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+    ) -> list[Measurement]:
+        """Return one measurement per allocation, in the same order.
+
+        What cannot be measured comes back as a measurement that `Measurement.failed`.
+
+        Args:
+            allocations: What to measure.
+            fidelity: Share of the split's images to use, in (0, 1].
+        """
+        ...
+
+
+class ModelSource(Protocol):
+    """The network, for strategies that look into it."""
+
+    def quantized_model(self) -> "QuantizedModel":
+        """Return a fresh, calibrated copy of the network."""
+        ...
+
+    def calibration(self) -> "Sequence[tuple[Tensor, Tensor]]":
+        """Return the calibration set as batches of ``b x c x h x w`` images and ``b`` labels."""
+        ...
+
+
+class Problem:
+    """All that a strategy may know of a study, and the only way it acts on it.
+
+    Args:
+        space: Which allocations there are.
+        energy: Prices them; free of charge.
+        evaluator: Measures them.
+        budget: What may be spent.
+        seed: The trial's seed.
+        label: The strategy's label in the study; strategies with the same seed and different
+            labels draw different random numbers.
+        objectives: What the study compares.
+        baseline: The float network on the search split; not charged.
+        model: The network, for strategies that declare ``needs_model``.
+
+    Attributes:
+        history: Every measurement asked for, in order, the failed ones too.
+        rng: The only source of randomness, made from seed and label.
+    """
+
+    def __init__(
+        self,
+        space: BitSpace,
+        energy: "EnergyModel",
+        evaluator: Evaluator,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        label: str = "",
+        objectives: Sequence[Objective] = DEFAULT_OBJECTIVES,
+        baseline: Measurement | None = None,
+        model: ModelSource | None = None,
+    ) -> None:
+        self.space = space
+        self.energy = energy
+        self.budget = budget
+        self.seed = seed
+        self.objectives = tuple(objectives)
+        self.baseline = baseline
+        self.history: list[Measurement] = []
+        self.rng = np.random.default_rng(_entropy(seed, label))
+        self._evaluator = evaluator
+        self._model = model
+
+    @property
+    def remaining(self) -> int:
+        """How many evaluations are left."""
+        return self.budget.evaluations - len(self.history)
+
+    def evaluate(
+        self, allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+    ) -> list[Measurement]:
+        """Measure allocations on the search split.
+
+        Every one asked for is charged, also one that was asked before or that fails. Low fidelity
+        costs fewer images, and as many evaluations.
+
+        Args:
+            allocations: Members of the space; the longer the list, the more runs in parallel.
+            fidelity: Share of the search split's images to use, in (0, 1].
+
+        Returns:
+            One measurement per allocation, in the same order.
+
+        Raises:
+            BudgetSpent: If more were asked for than evaluations remain. Those that fit have
+                then been measured and are in the history.
+            SpaceError: If one is not in the space; then none is measured.
+        """
+        if not 0.0 < fidelity <= 1.0:
+            raise SpaceError(f"fidelity is a share of the images in (0, 1], got {fidelity!r}")
+        for allocation in allocations:
+            self.space.validate(allocation)
+        affordable = list(allocations[: self.remaining])
+        if affordable:
+            measured = self._evaluator(affordable, fidelity=fidelity)
+            if len(measured) != len(affordable):
+                raise EvaluationError(
+                    f"the evaluator answered {len(measured)} of {len(affordable)} questions"
+                )
+            self.history.extend(measured)
+        if len(affordable) < len(allocations):
+            raise BudgetSpent(f"all {self.budget.evaluations} evaluations are used")
+        return measured if affordable else []
+
+    def price(self, allocation: BitAllocation, name: str = "energy") -> float:
+        """Return what an allocation costs, without measuring it.
+
+        Args:
+            allocation: What to price.
+            name: ``energy`` (relative to uniform 8 bit), ``size`` (bytes) or ``bops``.
+        """
+        return _price(self.energy, allocation, name)
+
+    def allows(self, allocation: BitAllocation) -> bool:
+        """Return whether an allocation's price respects the budget's limits; nothing is charged."""
+        return all(
+            self.price(allocation, name) <= limit for name, limit in self.budget.limits.items()
+        )
+
+    def within(self, measurement: Measurement) -> bool:
+        """Return whether a measurement respects the budget's limits."""
+        return all(
+            OBJECTIVES[name].of(measurement) <= limit for name, limit in self.budget.limits.items()
+        )
+
+    def front(self) -> list[Measurement]:
+        """Return what is best so far: measured on all images, within the limits, not dominated."""
+        eligible = [m for m in self.history if m.fidelity == 1.0 and self.within(m)]
+        return pareto_front(eligible, self.objectives)
+
+    def require_feasible(self) -> None:
+        """Check that some allocation of the space respects each limit.
+
+        Raises:
+            InfeasibleError: Saying the smallest achievable cost.
+        """
+        check_feasible(self.space, self.energy, self.budget.limits)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether `quantized_model` and `calibration` have something to return."""
+        return self._model is not None
+
+    def quantized_model(self) -> "QuantizedModel":
+        """Return a fresh, calibrated copy of the network to look into or to change.
+
+        Raises:
+            StudyError: If the problem carries no network.
+        """
+        return self._source().quantized_model()
+
+    def calibration(self) -> "Sequence[tuple[Tensor, Tensor]]":
+        """Return the calibration set as batches of ``b x c x h x w`` images and ``b`` labels.
+
+        Raises:
+            StudyError: If the problem carries no network.
+        """
+        return self._source().calibration()
+
+    def _source(self) -> ModelSource:
+        if self._model is None:
+            raise StudyError("this problem carries no network; set needs_model = True on the class")
+        return self._model
+
+
+def check_feasible(space: BitSpace, energy: "EnergyModel", limits: Mapping[str, float]) -> None:
+    """Check that some allocation of a space respects each limit.
+
+    Args:
+        space: Which allocations there are.
+        energy: Prices them.
+        limits: As in `Budget`.
+
+    Raises:
+        InfeasibleError: Saying the smallest achievable cost.
+    """
+    for name, limit in limits.items():
+        smallest = smallest_cost(space, energy, name)
+        if smallest > limit:
+            # Rounded up, so that the number shown is one that can be asked for.
+            shown = Context(prec=4, rounding=ROUND_CEILING).create_decimal(smallest)
+            raise InfeasibleError(
+                f"no allocation has {name} <= {limit:g} ({OBJECTIVES[name].unit}); the smallest "
+                f"achievable is {shown:g}: raise the limit or allow smaller widths"
+            )
+
+
+def smallest_cost(space: BitSpace, energy: "EnergyModel", name: str) -> float:
+    """Return the smallest cost any allocation of a space has.
+
+    Args:
+        space: Which allocations there are.
+        energy: Prices them.
+        name: ``energy`` (relative to uniform 8 bit), ``size`` (bytes) or ``bops``.
+    """
+    if name == "energy":
+        costs = energy.layer_costs
+    else:
+        bits = np.arange(33, dtype=np.float64)
+        pairs = np.outer(bits, bits if name == "bops" else np.ones(33))
+        counts = [layer.macs if name == "bops" else layer.weight_count for layer in space.layers]
+        costs = np.array(counts, dtype=np.float64)[:, None, None] * pairs
+    _, cheapest = space.minimum(costs)
+    return _price(energy, cheapest, name)
+
+
+def _price(energy: "EnergyModel", allocation: BitAllocation, name: str) -> float:
+    value = float(getattr(energy.costs(allocation), OBJECTIVES[name].attribute))
+    return math.inf if math.isnan(value) else value
+
+
+def _entropy(seed: int, label: str) -> np.random.SeedSequence:
+    """Return a seed sequence that is the same in every process, unlike `hash`."""
+    word = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "little")
+    return np.random.SeedSequence([seed, word])
