@@ -23,7 +23,7 @@ from .front import (
 from .layer import FLOAT_BITS, Layer, LayerKind
 from .measurement import Measurement, Split
 from .objectives import DEFAULT_OBJECTIVES, OBJECTIVES, Objective, as_costs, objective
-from .space import BitSpace, Granularity, Variable
+from .space import BitSpace, Granularity
 
 __all__ = [
     "DEFAULT_OBJECTIVES",
@@ -48,7 +48,6 @@ __all__ = [
     "SpaceError",
     "Split",
     "StudyError",
-    "Variable",
     "as_costs",
     "dominates",
     "hypervolume",

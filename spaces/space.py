@@ -2,38 +2,22 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from . import elimination
 from .allocation import BitAllocation, Bits
-from .elimination import Factor, Table
+from .constraints import PairConstraints, Variable
+from .elimination import Table
 from .errors import InfeasibleError, SpaceError
 from .layer import Layer
 from .slots import Slot, slot_channels, slot_choices, tie_groups
 
 Granularity = Literal["layer", "channel"]
 Genes = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """Slots that always have the same width(s).
-
-    Attributes:
-        slots: The tied slots; one where nothing is tied.
-        choices: The widths they may take, ascending.
-        channels: Widths chosen independently: 1, or the number of channels.
-    """
-
-    slots: tuple[Slot, ...]
-    choices: tuple[int, ...]
-    channels: int
 
 
 class BitSpace:
@@ -65,8 +49,12 @@ class BitSpace:
         self.forbid = frozenset(forbid)
         self.granularity = granularity
         self._names = tuple(layer.name for layer in self.layers)
-        self._of_slot = {slot: v for v, var in enumerate(self.variables) for slot in var.slots}
-        self._constrained = self._find_constrained()
+        of_slot = {slot: v for v, var in enumerate(self.variables) for slot in var.slots}
+        self._operands = [
+            (of_slot[Slot(i, "weight")], of_slot[Slot(i, "activation")])
+            for i in range(len(self.layers))
+        ]
+        self._pairs = PairConstraints(self.variables, self._operands, self.forbid)
         if self.size == 0:
             raise SpaceError(
                 f"the space is empty: the forbidden pairs {sorted(self.forbid)} leave no "
@@ -136,9 +124,9 @@ class BitSpace:
         free = (
             len(var.choices) ** var.channels
             for v, var in enumerate(self.variables)
-            if v not in self._constrained
+            if v not in self._pairs.touched
         )
-        return int(math.prod(free) * self._counted.value)
+        return int(math.prod(free) * self._pairs.ways)
 
     @cached_property
     def genes(self) -> int:
@@ -157,11 +145,11 @@ class BitSpace:
 
     def weight_choices(self, layer: int) -> tuple[int, ...]:
         """Return the widths the weights of one layer may take, ascending."""
-        return self.variables[self._of_slot[Slot(layer, "weight")]].choices
+        return self.variables[self._operands[layer][0]].choices
 
     def activation_choices(self, layer: int) -> tuple[int, ...]:
         """Return the widths the input activation of one layer may take, ascending."""
-        return self.variables[self._of_slot[Slot(layer, "activation")]].choices
+        return self.variables[self._operands[layer][1]].choices
 
     def validate(self, allocation: BitAllocation) -> None:
         """Check that an allocation belongs to the space.
@@ -267,15 +255,13 @@ class BitSpace:
         Args:
             rng: Source of randomness.
         """
-        subsets = self._counted.trace_back(lambda weights: _draw(weights, rng))
-        states = []
-        for v, var in enumerate(self.variables):
-            if v in self._constrained:
-                used = _subsets(var)[subsets[v]]
-                states.append(_surjection(used, var.channels, rng))
-            else:
-                states.append(rng.choice(var.choices, size=var.channels))
-        return self._assemble(states)
+        bound = self._pairs.sample(rng)
+        return self._assemble(
+            [
+                bound[v] if v in bound else rng.choice(var.choices, size=var.channels)
+                for v, var in enumerate(self.variables)
+            ]
+        )
 
     def neighbours(self, allocation: BitAllocation) -> Iterator[BitAllocation]:
         """Yield every allocation of the space that differs in exactly one gene."""
@@ -326,10 +312,10 @@ class BitSpace:
             second: Another.
             rng: Source of randomness.
         """
-        groups = [g for g in self._gene_groups if g]
         take = np.zeros(self.genes, dtype=bool)
-        for group, coin in zip(groups, rng.random(len(groups)) < 0.5, strict=True):
-            take[list(group)] = coin
+        coins = rng.random(len(self._gene_groups)) < 0.5
+        for group, coin in zip(self._gene_groups, coins, strict=True):
+            take[group] = coin
         return self.decode(np.where(take, self.encode(first), self.encode(second)))
 
     def project(self, allocation: BitAllocation) -> BitAllocation:
@@ -349,13 +335,12 @@ class BitSpace:
         if self._forbidden_layer(candidate) is None:
             return candidate
         wish = [int(np.max(state)) for state in states]
-        factors = self._pair_factors(lambda i, w, a: 0.0)
-        for v, var in enumerate(self.variables):
-            # Raising is cheaper than lowering by an epsilon: of two equally near, keep accuracy.
-            distance = [abs(b - wish[v]) + (0.25 if b < wish[v] else 0.0) for b in var.choices]
-            factors.append(Factor((v,), np.array(distance)))
-        best = elimination.minimise(factors).trace_back(lambda table: int(np.argmin(table)))
-        return self._assemble([np.array([var.choices[best[v]]]) for v, var in _numbered(self)])
+        _, widths = self._pairs.cheapest(
+            lambda i, w, a: 0.0,
+            # A quarter more for lowering: of two equally near widths, keep the accuracy.
+            lambda v, bits: abs(bits - wish[v]) + (0.25 if bits < wish[v] else 0.0),
+        )
+        return self._assemble([np.array([bits]) for bits in widths])
 
     def minimum(self, costs: npt.NDArray[np.float64]) -> tuple[float, BitAllocation]:
         """Return the smallest cost of any allocation, and that allocation.
@@ -372,122 +357,42 @@ class BitSpace:
             every width.
         """
         known = np.where(np.isnan(costs), np.inf, costs)
-        factors = self._pair_factors(lambda i, w, a: float(known[i, w, a]))
-        found = elimination.minimise(factors)
-        if not math.isfinite(found.value):
+        cheapest, widths = self._pairs.cheapest(lambda i, w, a: float(known[i, w, a]))
+        if not math.isfinite(cheapest):
             raise InfeasibleError("no allocation of the space has a known cost")
-        states = found.trace_back(lambda table: int(np.argmin(table)))
-        cheapest = [np.array([var.choices[states[v]]]) for v, var in _numbered(self)]
-        return float(found.value), self._assemble(cheapest)
+        return cheapest, self._assemble([np.array([bits]) for bits in widths])
 
     # How it is done
 
-    def _find_constrained(self) -> frozenset[int]:
-        """Return the variables that some forbidden pair can touch."""
-        touched = set()
-        for i in range(len(self.layers)):
-            w, a = (self._of_slot[Slot(i, operand)] for operand in ("weight", "activation"))
-            pairs = itertools.product(self.variables[w].choices, self.variables[a].choices)
-            if any(pair in self.forbid for pair in pairs):
-                touched |= {w, a}
-        return frozenset(touched)
-
     @cached_property
-    def _counted(self) -> elimination.Elimination:
-        """The count over the constrained variables, whose states are sets of widths in use."""
-        factors = []
-        for v in sorted(self._constrained):
-            var = self.variables[v]
-            ways = [_surjections(var.channels, len(used)) for used in _subsets(var)]
-            factors.append(Factor((v,), np.array(ways, dtype=object)))
-        for i in range(len(self.layers)):
-            w, a = (self._of_slot[Slot(i, operand)] for operand in ("weight", "activation"))
-            if w in self._constrained and a in self._constrained:
-                factors.append(self._compatible(w, a))
-        return elimination.count(factors)
-
-    def _compatible(self, w: int, a: int) -> Factor:
-        """Return which sets of widths of two variables meet without a forbidden pair."""
-
-        def fits(left: tuple[int, ...], right: tuple[int, ...]) -> int:
-            return int(not any(p in self.forbid for p in itertools.product(left, right)))
-
-        if w == a:  # per layer, so every set has one width
-            return Factor(
-                (w,), np.array([fits(s, s) for s in _subsets(self.variables[w])], dtype=object)
-            )
-        rows = _subsets(self.variables[w])
-        columns = _subsets(self.variables[a])
-        table = np.array([[fits(r, c) for c in columns] for r in rows], dtype=object)
-        return Factor((w, a), table.reshape(len(rows), len(columns)))
-
-    def _pair_factors(self, cost: Callable[[int, int, int], float]) -> list[Factor]:
-        """Return a factor per layer over single widths; infinite where the pair is forbidden."""
-
-        def guarded(i: int, w: int, a: int) -> float:
-            return math.inf if (w, a) in self.forbid else cost(i, w, a)
-
-        factors = []
-        for i in range(len(self.layers)):
-            w, a = (self._of_slot[Slot(i, operand)] for operand in ("weight", "activation"))
-            rows, columns = self.variables[w].choices, self.variables[a].choices
-            if w == a:
-                factors.append(Factor((w,), np.array([guarded(i, b, b) for b in rows])))
-            else:
-                table = [[guarded(i, r, c) for c in columns] for r in rows]
-                factors.append(Factor((w, a), np.array(table)))
-        return factors
-
-    @cached_property
-    def _gene_groups(self) -> tuple[tuple[int, ...], ...]:
-        """Genes that must be inherited together: those of constrained, connected variables."""
-        owner: dict[int, set[int]] = {v: {v} for v in range(len(self.variables))}
-        for i in range(len(self.layers)):
-            w, a = (self._of_slot[Slot(i, operand)] for operand in ("weight", "activation"))
-            if w in self._constrained and a in self._constrained:
-                merged = owner[w] | owner[a]
-                for v in merged:
-                    owner[v] = merged
-        genes: dict[int, list[int]] = {}
-        groups: list[tuple[int, ...]] = []
-        start = 0
-        for v, var in _numbered(self):
-            if len(var.choices) > 1:
-                mine = list(range(start, start + var.channels))
-                start += var.channels
-                if v in self._constrained:
-                    genes.setdefault(min(owner[v]), []).extend(mine)
-                else:
-                    groups.extend((g,) for g in mine)
-        return (*groups, *(tuple(g) for g in genes.values()))
+    def _gene_groups(self) -> list[list[int]]:
+        """Genes that must be inherited together: those bound by forbidden pairs."""
+        genes, start = [], 0
+        for var in self.variables:
+            width = var.channels if len(var.choices) > 1 else 0
+            genes.append(list(range(start, start + width)))
+            start += width
+        free = [[g] for v, mine in enumerate(genes) if v not in self._pairs.touched for g in mine]
+        bound = [[g for v in sorted(vs) for g in genes[v]] for vs in self._pairs.bound_together()]
+        return free + [group for group in bound if group]
 
     def _extend(self, chosen: list[Table], v: int) -> Iterator[BitAllocation]:
+        """Yield every allocation that begins with the widths chosen for the first ``v``."""
         if v == len(self.variables):
             yield self._assemble(chosen)
             return
         var = self.variables[v]
         for state in itertools.product(var.choices, repeat=var.channels):
             extended = [*chosen, np.array(state)]
-            if v not in self._constrained or self._fits_so_far(extended, v):
+            if not any(
+                v in pair and max(pair) == v and self._pairs.clashes(*(extended[o] for o in pair))
+                for pair in self._operands
+            ):
                 yield from self._extend(extended, v + 1)
 
-    def _fits_so_far(self, states: list[Table], v: int) -> bool:
-        for slot in self.variables[v].slots:
-            w = self._of_slot[Slot(slot.layer, "weight")]
-            a = self._of_slot[Slot(slot.layer, "activation")]
-            if max(w, a) <= v and self._clashes(states[w], states[a]):
-                return False
-        return True
-
-    def _clashes(self, weight: Any, activation: Any) -> bool:
-        pairs = itertools.product(np.unique(weight).tolist(), np.unique(activation).tolist())
-        return any(pair in self.forbid for pair in pairs)
-
     def _forbidden_layer(self, allocation: BitAllocation) -> int | None:
-        if not self.forbid:
-            return None
         operands = zip(allocation.weights, allocation.activations, strict=True)
-        return next((i for i, (w, a) in enumerate(operands) if self._clashes(w, a)), None)
+        return next((i for i, (w, a) in enumerate(operands) if self._pairs.clashes(w, a)), None)
 
     def _check_bits(self, slot: Slot, bits: Bits, var: Variable) -> None:
         if not isinstance(bits, int) and bits.size != var.channels:
@@ -519,10 +424,6 @@ class BitSpace:
         return BitAllocation(self._names, weights, activations)
 
 
-def _numbered(space: BitSpace) -> Iterable[tuple[int, Variable]]:
-    return enumerate(space.variables)
-
-
 def _operand(allocation: BitAllocation, slot: Slot) -> Bits:
     both = allocation.weights if slot.operand == "weight" else allocation.activations
     return both[slot.layer]
@@ -534,60 +435,3 @@ def _show(bits: Bits) -> str:
 
 def _show_choices(choices: Sequence[int]) -> str:
     return ", ".join(map(str, choices))
-
-
-def _subsets(var: Variable) -> list[tuple[int, ...]]:
-    """Return every set of widths that the channels of a variable can use."""
-    largest = min(len(var.choices), var.channels)
-    return [s for k in range(1, largest + 1) for s in itertools.combinations(var.choices, k)]
-
-
-def _surjections(items: int, values: int) -> int:
-    """Return how many ways ``items`` can take exactly all of ``values`` (inclusion-exclusion)."""
-    return sum((-1) ** (values - k) * math.comb(values, k) * k**items for k in range(values + 1))
-
-
-def _surjection(used: Sequence[int], items: int, rng: np.random.Generator) -> Table:
-    """Draw widths for ``items`` channels that use every width of ``used``, uniformly.
-
-    Channel by channel: a channel takes a width not used so far with the probability that the
-    number of completions gives it.
-    """
-    values, missing = [], list(used)
-    for left in range(items - 1, -1, -1):
-        fresh = len(missing) * _completions(left, len(used), len(missing) - 1)
-        old = (len(used) - len(missing)) * _completions(left, len(used), len(missing))
-        if _below(fresh + old, rng) < fresh:
-            values.append(missing.pop(int(rng.integers(len(missing)))))
-        else:
-            seen = [width for width in used if width not in missing]
-            values.append(seen[int(rng.integers(len(seen)))])
-    return np.array(values)
-
-
-def _completions(items: int, values: int, missing: int) -> int:
-    """Return how many ways ``items`` channels can take ``values`` so that ``missing`` appear."""
-    if missing < 0:
-        return 0
-    return sum(
-        (-1) ** k * math.comb(missing, k) * (values - k) ** items for k in range(missing + 1)
-    )
-
-
-def _draw(weights: Table, rng: np.random.Generator) -> int:
-    """Draw an index with probability proportional to exact integer weights."""
-    ticket = _below(int(weights.sum()), rng)
-    for index, weight in enumerate(weights):
-        ticket -= int(weight)
-        if ticket < 0:
-            return index
-    raise AssertionError("weights are non-negative and their sum was drawn below")
-
-
-def _below(limit: int, rng: np.random.Generator) -> int:
-    """Draw an integer in [0, limit) of any size, exactly uniformly."""
-    bits = limit.bit_length()
-    while True:
-        value = int.from_bytes(rng.bytes((bits + 7) // 8), "little") >> (-bits % 8)
-        if value < limit:
-            return value
