@@ -1,0 +1,138 @@
+"""The settings of data and training; light, so that a study is checked without loading torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..spaces import DataError, ModelError, nearest
+
+DATA_NAMES = (
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "oxford-pets",
+    "image-folder",
+)
+
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
+OptimizerName = Literal["sgd", "adam", "adamw", "adadelta"]
+Schedule = Literal["constant", "cosine"]
+Augmentation = Literal["none", "crop", "crop-flip"]
+
+
+def data_names() -> list[str]:
+    """Return the names of the data sets that `load_data` knows."""
+    return list(DATA_NAMES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images a study uses, and how many of them for what.
+
+    Attributes:
+        name: One of `data_names`; ``digits`` needs no files.
+        root: Folder that holds the data: torchvision's root, or for ``image-folder`` the folder of
+            the class folders. The environment variable ``BITFRONT_DATA`` if None; a relative
+            folder that is not under the working directory is looked for there too.
+        calibration_images: Images that observers and sensitivities see; part of the training set.
+        search_images: Images that searches are scored on; if None, a fifth of the training part
+            but at most 2,000, or two fifths of what calibration leaves where there is one part.
+        test_images: Images that results are reported on; all there are if None.
+        image_size: Side of the square images; None for the native size (224 for photographs).
+        mean: Mean per channel of the normalisation, on the scale 0 to 1; the usual one if None.
+        std: Standard deviation per channel; the usual one if None.
+        crop_pct: Side of the centre crop over the resized short side; 0.875 for photographs and 1
+            for the small images if None.
+        interpolation: How images are resized.
+        seed: Seed of the draw of the splits.
+
+    Raises:
+        DataError: If a value is out of range.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    calibration_images: int = 256
+    search_images: int | None = None
+    test_images: int | None = None
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    interpolation: Interpolation = "bicubic"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in DATA_NAMES:
+            raise DataError(f"unknown data set {self.name!r}; {nearest(self.name, DATA_NAMES)}")
+        for field in ("calibration_images", "search_images", "test_images", "image_size"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise DataError(f"{field} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise DataError(f"seed must not be negative, got {self.seed}")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise DataError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct}")
+        if self.interpolation not in get_args(Interpolation):
+            raise DataError(
+                f"unknown interpolation {self.interpolation!r}; "
+                f"{nearest(self.interpolation, get_args(Interpolation))}"
+            )
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise DataError(f"std must be positive, got {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step; the last, smaller batch of an epoch is left out.
+        optimizer: ``sgd`` (momentum 0.9), ``adam``, ``adamw`` or ``adadelta``.
+        lr: Learning rate, at the end of the warm-up.
+        weight_decay: Factor of the optimizer's own weight decay.
+        schedule: ``constant``, or ``cosine`` down to 0.
+        warmup_epochs: Epochs over which the learning rate rises linearly; may be a fraction.
+        label_smoothing: Share of the label spread over all classes.
+        augment: ``none``, ``crop`` (shifts by up to an eighth of the side) or ``crop-flip``.
+        seed: Seed of the order of images, of augmentation and of dropout.
+        threads: Threads of torch. Sums round differently with another number: it is fixed here so
+            that the same settings give the same weights.
+
+    Raises:
+        ModelError: If a value is out of range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: OptimizerName = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    augment: Augmentation = "none"
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch_size", "threads"):
+            if getattr(self, field) < 1:
+                raise ModelError(f"train.{field} must be at least 1, got {getattr(self, field)}")
+        for field in ("weight_decay", "warmup_epochs", "seed"):
+            if not getattr(self, field) >= 0:
+                raise ModelError(f"train.{field} must not be negative, got {getattr(self, field)}")
+        if not 0 < self.lr < math.inf:
+            raise ModelError(f"train.lr must be a positive number, got {self.lr}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ModelError(f"train.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        for field, allowed in (
+            ("optimizer", get_args(OptimizerName)),
+            ("schedule", get_args(Schedule)),
+            ("augment", get_args(Augmentation)),
+        ):
+            if (value := getattr(self, field)) not in allowed:
+                raise ModelError(f"unknown train.{field} {value!r}; {nearest(value, allowed)}")
