@@ -6,6 +6,7 @@ are made by name with `build`. The conformance suite for strategies of your own 
 """
 
 from .base import Searcher
+from .percentile import Percentile
 from .problem import (
     Budget,
     BudgetSpent,
@@ -35,6 +36,7 @@ __all__ = [
     "Description",
     "Evaluator",
     "ModelSource",
+    "Percentile",
     "Problem",
     "RandomSearch",
     "Searcher",

@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from ..spaces import SpaceError, StudyError
+from ..spaces import BitSpace, SpaceError, StudyError
 from .problem import BudgetSpent, Problem
 
 
@@ -53,6 +53,21 @@ class Searcher(ABC):
             problem: All it may know of the study.
         """
 
+    def check(self, space: BitSpace) -> None:
+        """Check that the settings suit a space; studies do so before anything runs.
+
+        Overrides call ``super().check(space)`` first.
+
+        Raises:
+            SpaceError: If they do not, or the strategy does not search that granularity.
+        """
+        if space.granularity not in self.granularities:
+            able = " or ".join(repr(granularity) for granularity in sorted(self.granularities))
+            raise SpaceError(
+                f"{type(self).__name__} searches spaces of granularity {able}, "
+                f"got {space.granularity!r}"
+            )
+
     def run(self, problem: Problem) -> None:
         """Check that this strategy suits a problem, then `search` until the budget is spent.
 
@@ -60,17 +75,14 @@ class Searcher(ABC):
 
         Raises:
             InfeasibleError: If nothing in the space respects the budget's limits.
-            SpaceError: If the space has a granularity the strategy does not search.
+            SpaceError: If `check` refuses the space.
             StudyError: If it needs the network and the problem has none.
         """
-        name = type(self).__name__
-        if problem.space.granularity not in self.granularities:
-            able = " or ".join(f"'{g}'" for g in sorted(self.granularities))
-            raise SpaceError(
-                f"{name} searches spaces of granularity {able}, got '{problem.space.granularity}'"
-            )
+        self.check(problem.space)
         if self.needs_model and not problem.has_model:
-            raise StudyError(f"{name} looks into the network, and this problem carries none")
+            raise StudyError(
+                f"{type(self).__name__} looks into the network, and this problem carries none"
+            )
         problem.require_feasible()
         try:
             self.search(problem)

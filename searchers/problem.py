@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
 from typing import TYPE_CHECKING, Protocol
@@ -199,6 +199,26 @@ class Problem:
         return all(
             self.price(allocation, name) <= limit for name, limit in self.budget.limits.items()
         )
+
+    def only_allowed(self, allocations: Iterable[BitAllocation]) -> list[BitAllocation]:
+        """Return those allocations whose price respects the limits, each once, in order.
+
+        Raises:
+            InfeasibleError: If none does; it says what the cheapest of them cost.
+        """
+        distinct = list(dict.fromkeys(allocations))
+        allowed = [allocation for allocation in distinct if self.allows(allocation)]
+        if not allowed:
+            limits = self.budget.limits
+            said = ", ".join(
+                f"{name} {min(self.price(a, name) for a in distinct):.4g} (limit {limit:g})"
+                for name, limit in limits.items()
+            )
+            raise InfeasibleError(
+                f"none of the {len(distinct)} allocations this strategy considers is within the "
+                f"limits; the cheapest has {said}"
+            )
+        return allowed
 
     def within(self, measurement: Measurement) -> bool:
         """Return whether a measurement respects the budget's limits."""

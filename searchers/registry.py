@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..spaces import BitfrontError, StudyError, nearest
+from ..spaces import StudyError, nearest
 from .base import Searcher
 
 ENTRY_POINT_GROUP = "bitfront.searchers"
@@ -139,25 +139,39 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Searcher:
         Traceback (most recent call last):
         bitfront.spaces.errors.StudyError: uniform has no setting 'width'; did you mean 'widths'?
     """
-    cls = get(name)
+    return configure(get(name), settings or {}, name)
+
+
+def configure(
+    cls: type[Searcher], settings: Mapping[str, Any], name: str | None = None
+) -> Searcher:
+    """Return a strategy of a class with checked settings.
+
+    Args:
+        cls: The class.
+        settings: As for `build`.
+        name: How messages call it; the class's name if None.
+
+    Raises:
+        StudyError: As `build`.
+    """
+    name = name or cls.__name__
     fields = {field.name: field for field in _fields(cls)}
-    for given in settings or {}:
+    for given in settings:
         if given not in fields:
             known = nearest(given, fields) if fields else "it has none"
             raise StudyError(f"{name} has no setting {given!r}; {known}")
     for field in fields.values():
-        if _required(field) and field.name not in (settings or {}):
+        if _required(field) and field.name not in settings:
             raise StudyError(f"{name} needs the setting {field.name!r}")
     hints = typing.get_type_hints(cls)
     values = {
         key: _convert(f"{name}: setting {key!r}", value, hints[key])
-        for key, value in (settings or {}).items()
+        for key, value in settings.items()
     }
     try:
         return cls(**values)
-    except BitfrontError:
-        raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:  # the strategy's own checks, BitfrontErrors among them
         raise StudyError(f"{name}: {error}") from error
 
 

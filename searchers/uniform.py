@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..spaces import BitAllocation, InfeasibleError, StudyError
+from ..spaces import BitSpace, StudyError
 from .base import Searcher
 from .problem import Problem
 from .registry import register
@@ -33,23 +33,16 @@ class Uniform(Searcher):
         if self.widths is not None and not self.widths:
             raise StudyError("widths must name at least one width, or be left out for all")
 
+    def check(self, space: BitSpace) -> None:
+        """Refuse widths the space does not offer."""
+        super().check(space)
+        check_offered(space, (bits for pair in self._pairs(space) for bits in pair), "widths")
+
     def search(self, problem: Problem) -> None:
         """Measure each distinct uniform allocation within the limits."""
-        wished = self._pairs(problem)
-        check_offered(problem.space, (bits for pair in wished for bits in pair), "widths")
-        distinct = dict.fromkeys(problem.space.uniform(*pair) for pair in wished)
-        allowed = [allocation for allocation in distinct if problem.allows(allocation)]
-        if not allowed:
-            raise InfeasibleError(_too_dear(problem, list(distinct)))
-        problem.evaluate(allowed)
+        pairs = self._pairs(problem.space)
+        problem.evaluate(problem.only_allowed(problem.space.uniform(*pair) for pair in pairs))
 
-    def _pairs(self, problem: Problem) -> list[tuple[int, int]]:
-        widths = self.widths or tuple(reversed(offered_widths(problem.space)))
+    def _pairs(self, space: BitSpace) -> list[tuple[int, int]]:
+        widths = self.widths or tuple(reversed(offered_widths(space)))
         return [(w, w) if isinstance(w, int) else w for w in widths]
-
-
-def _too_dear(problem: Problem, tried: list[BitAllocation]) -> str:
-    limits = problem.budget.limits
-    nearest = {name: min(problem.price(a, name) for a in tried) for name in limits}
-    said = ", ".join(f"{name} {nearest[name]:.4g} (limit {limits[name]:g})" for name in limits)
-    return f"no uniform allocation is within the limits; the cheapest tried cost {said}"

@@ -1,0 +1,203 @@
+"""Small problems to try strategies on: an accuracy with a formula, so that the best is known."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..energy import EnergyModel, load_table
+from ..spaces import BitAllocation, Bits, BitSpace, Layer, Measurement, pareto_front
+from .problem import Budget, Evaluator, ModelSource, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.quantized import QuantizedModel
+
+TABLE = "horowitz-45nm"
+SAMPLES = 1000
+INPUT_SHAPE = (1, 8, 8)
+
+
+class AdditiveLandscape:
+    """An evaluator whose accuracy is 0.95 minus a loss for every operand, and never below 0.1.
+
+    An operand of b bits in a layer of sensitivity s loses s 4^-b, as the mean squared error of a
+    uniform quantizer does; per channel, the mean over the channels. Sensitivities are log-uniform
+    over a factor of 100.
+
+    Args:
+        energy: Prices what is measured.
+        seed: Seed of the sensitivities; not of the trial.
+    """
+
+    def __init__(self, energy: EnergyModel, seed: int = 0) -> None:
+        self.energy = energy
+        shape = (2, len(energy.layers))
+        self.sensitivity = 0.1 * 100.0 ** np.random.default_rng(seed).random(shape)
+
+    def accuracy(self, allocation: BitAllocation) -> float:
+        """Return the accuracy the formula gives."""
+        lost = np.array([_noise(allocation.weights), _noise(allocation.activations)])
+        return max(0.1, 0.95 - float((self.sensitivity * lost).sum()))
+
+    def measure(self, allocation: BitAllocation, fidelity: float = 1.0) -> Measurement:
+        """Return the measurement of one allocation."""
+        accuracy, costs = self.accuracy(allocation), self.energy.costs(allocation)
+        samples = round(SAMPLES * fidelity)
+        return Measurement(
+            allocation=allocation,
+            accuracy=accuracy,
+            accuracy_se=(accuracy * (1 - accuracy) / samples) ** 0.5,
+            loss=1.0 - accuracy,
+            energy_vs_fp32=costs.energy_vs_fp32,
+            energy_vs_w8a8=costs.energy_vs_w8a8,
+            energy_pj=costs.energy_pj,
+            energy_table=self.energy.table.id,
+            size_bytes=costs.size_bytes,
+            bops=costs.bops,
+            mean_weight_bits=costs.mean_weight_bits,
+            mean_activation_bits=costs.mean_activation_bits,
+            samples=samples,
+            wall_s=0.0,
+            fidelity=fidelity,
+        )
+
+    def __call__(
+        self, allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+    ) -> list[Measurement]:
+        """Return one measurement per allocation, in the same order."""
+        return [self.measure(allocation, fidelity) for allocation in allocations]
+
+
+@dataclass
+class TinyNetwork:
+    """A random convolutional network for 8 x 8 images, as `ModelSource`; brings torch.
+
+    Attributes:
+        seed: Seed of its weights and of its calibration images.
+    """
+
+    seed: int = 0
+    layers: tuple[Layer, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        import torch
+        from torch import nn
+
+        from ..models.profile import profile
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self._model = nn.Sequential(
+                *(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()),
+                *(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU()),
+                *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+                *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+            ).eval()
+            self._images = torch.rand(16, *INPUT_SHAPE)
+        self.layers = profile(self._model, INPUT_SHAPE)
+
+    def quantized_model(self) -> "QuantizedModel":
+        """Return a fresh, calibrated copy of the network."""
+        from ..models.quantized import QuantizedModel
+        from ..models.quantizers import QuantizerConfig
+
+        model = QuantizedModel(self._model, self.layers, QuantizerConfig())
+        model.calibrate([self._images])
+        return model
+
+    def calibration(self) -> "Sequence[tuple[Tensor, Tensor]]":
+        """Return one batch of 16 images, labelled 0 to 9 in turn."""
+        import torch
+
+        return [(self._images, torch.arange(16) % 10)]
+
+
+def synthetic_layers(count: int = 4) -> tuple[Layer, ...]:
+    """Return 3 x 3 convolutions of four channels, each on half the resolution of the one before."""
+    sides = [2 ** (count - 1 - i) for i in range(count)]
+    return tuple(
+        Layer(
+            name=f"conv{i}",
+            kind="conv",
+            macs=144 * side * side,
+            weight_count=144,
+            bias_count=4,
+            input_count=4 * side * side,
+            output_count=4 * side * side,
+            in_channels=4,
+            out_channels=4,
+            kernel=(3, 3),
+            positions=side * side,
+            input_size=(side, side),
+            source=f"input{i}",
+        )
+        for i, side in enumerate(sides)
+    )
+
+
+def tabular_problem(
+    *,
+    evaluations: int = 20,
+    seed: int = 0,
+    limits: Mapping[str, float] | None = None,
+    widths: Sequence[int] = (2, 4, 6, 8),
+    layers: Sequence[Layer] | None = None,
+    model: ModelSource | None = None,
+    landscape_seed: int = 0,
+    wrap: Callable[[Evaluator], Evaluator] = lambda evaluator: evaluator,
+    **space: Any,
+) -> Problem:
+    """Return a problem that is answered by a formula, in microseconds.
+
+    Args:
+        evaluations: The budget.
+        seed: The trial's seed.
+        limits: The budget's limits.
+        widths: What weights and activations of the inner layers may take.
+        layers: The network's layers; `synthetic_layers` if None, which with the default widths
+            makes a space of 256.
+        model: The network, for strategies that look into it.
+        landscape_seed: Seed of the sensitivities.
+        wrap: Makes the evaluator that is used of the one with the formula.
+        space: More for `BitSpace.build`: ``granularity``, ``pins``, ``ties`` and so on.
+    """
+    layers = synthetic_layers() if layers is None else layers
+    energy = EnergyModel(load_table(TABLE), layers)
+    return Problem(
+        BitSpace.build(layers, **{"weights": widths, "activations": widths, **space}),
+        energy,
+        wrap(AdditiveLandscape(energy, landscape_seed)),
+        Budget(evaluations, limits or {}),
+        seed=seed,
+        model=model,
+    )
+
+
+def model_problem(**options: Any) -> Problem:
+    """Return a `tabular_problem` over the layers of a `TinyNetwork`, which it carries.
+
+    Args:
+        options: As for `tabular_problem`, but for ``layers`` and ``model``.
+    """
+    network = TinyNetwork()
+    return tabular_problem(layers=network.layers, model=network, **options)
+
+
+def true_front(problem: Problem, landscape_seed: int = 0) -> list[Measurement]:
+    """Return the best there is: the front over every allocation of a `tabular_problem`.
+
+    Args:
+        problem: The problem; its budget is not charged.
+        landscape_seed: The seed it was made with.
+    """
+    everything = AdditiveLandscape(problem.energy, landscape_seed)(list(problem.space.enumerate()))
+    return pareto_front([m for m in everything if problem.within(m)], problem.objectives)
+
+
+def _noise(operands: Sequence[Bits]) -> npt.NDArray[np.float64]:
+    """Return 4^-b of every layer, the mean over channels where they differ."""
+    return np.array([np.mean(4.0 ** -np.asarray(bits, dtype=np.float64)) for bits in operands])
