@@ -1,7 +1,7 @@
 """Forbidden pairs of weight and activation widths: counting, sampling and optimising under them.
 
-The state of a constrained variable is the *set* of widths that its channels use, counted as often as
-there are surjections onto it. Two operands fit if no width of one meets a forbidden width of the
+The state of a constrained variable is the *set* of widths that its channels use, counted as often
+as there are surjections onto it. Two operands fit if no width of one meets a forbidden width of the
 other, so sets are all that matters, and a layer of 512 channels costs no more than one of two.
 """
 
