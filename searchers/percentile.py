@@ -163,8 +163,7 @@ def _sensitivity(problem: Problem, bits: int) -> npt.NDArray[np.float64]:
     """Return ||y_full - y_quant||_2 of each layer's output over the calibration set."""
     from ..models.sensitivity import layer_output_l2  # brings torch
 
-    batches = [images for images, _ in problem.calibration()]
-    sensitivity = layer_output_l2(problem.quantized_model(), batches, bits)
+    sensitivity = layer_output_l2(problem.quantized_model(), problem.calibration(), bits)
     if not np.isfinite(sensitivity).all():
         worst = problem.space.layers[int(np.argmin(np.isfinite(sensitivity)))].name
         raise EvaluationError(f"the output of layer {worst!r} is not finite at {bits} bits")

@@ -1,0 +1,135 @@
+"""The conformance suite refuses what it should."""
+
+import random
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from bitfront.searchers import Searcher
+from bitfront.searchers.testing import SearcherConformance
+from bitfront.spaces import BitAllocation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Good(Searcher):
+    """Random questions one by one; the ones below spoil it in one way each."""
+
+    summary = "Random questions."
+
+    def search(self, problem):
+        while True:
+            problem.evaluate([problem.space.sample(problem.rng)])
+
+
+class TestGood(SearcherConformance):
+    make = Good
+
+
+class Foreign(Good):
+    def search(self, problem):
+        names = [layer.name for layer in problem.space.layers]
+        problem.evaluate([BitAllocation(names, [5] * len(names), [5] * len(names))])
+
+
+class Silent(Good):
+    def search(self, problem):
+        pass
+
+
+class Forgetful(Good):
+    def search(self, problem):
+        rng = random.Random()
+        while True:
+            problem.evaluate([problem.space.uniform(rng.choice((2, 4, 6, 8)))])
+
+
+class ByTheClock(Good):
+    def search(self, problem):
+        while True:
+            (measured,) = problem.evaluate([problem.space.sample(problem.rng)])
+            if measured.wall_s > 0.5:
+                problem.rng.random()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Good):
+    """Keeps what it learned in a setting."""
+
+    seen: list[str] = field(default_factory=list)
+
+    def search(self, problem):
+        problem.evaluate([problem.space.uniform(8 if self.seen else 2)])
+        self.seen.append("something")
+
+
+class Fixed(Good):
+    def search(self, problem):
+        problem.evaluate([problem.space.uniform(8)])
+
+
+class Trusting(Good):
+    def search(self, problem):
+        (measured,) = problem.evaluate([problem.space.uniform(4)])
+        assert measured.accuracy > 0
+
+
+class Spender(Fixed):
+    """Only ever asks for the dearest."""
+
+
+class Greedy(Good):
+    def run(self, problem):
+        self.search(problem)  # skips what `Searcher.run` checks
+
+    def search(self, problem):
+        problem.evaluate([problem.space.uniform(8)])
+
+
+class Speechless(Good):
+    summary = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unplain(Good):
+    """Has a setting that JSON cannot carry."""
+
+    start: float = field(default_factory=lambda: time.time)
+
+
+@pytest.mark.parametrize(
+    ("cls", "test"),
+    [
+        (Foreign, "test_stays_in_the_space_and_the_budget"),
+        (Silent, "test_stays_in_the_space_and_the_budget"),
+        (Silent, "test_one_evaluation_is_enough_to_answer"),
+        (Forgetful, "test_same_seed_asks_the_same"),
+        (ByTheClock, "test_same_seed_asks_the_same_with_other_workers"),
+        (Learning, "test_same_seed_asks_the_same"),
+        (Fixed, "test_another_seed_asks_otherwise_unless_deterministic"),
+        (Spender, "test_finds_something_within_a_limit"),
+        (Greedy, "test_refuses_an_impossible_limit_before_measuring"),
+        (Speechless, "test_says_what_it_is"),
+        (Unplain, "test_settings_survive_json"),
+    ],
+)
+def test_a_fault_is_found(cls, test):
+    suite = type("Suite", (SearcherConformance,), {"make": cls})()
+    with pytest.raises(BaseException) as found:
+        getattr(suite, test)()
+    assert not isinstance(found.value, KeyboardInterrupt)
+
+
+def test_a_strategy_that_trusts_every_measurement_is_found():
+    suite = type("Suite", (SearcherConformance,), {"make": Trusting})()
+    with pytest.raises(AssertionError):
+        suite.test_survives_failed_measurements(share=1.0)
+
+
+def test_a_false_claim_of_determinism_is_found():
+    class Claims(Good):
+        deterministic = True
+
+    suite = type("Suite", (SearcherConformance,), {"make": Claims})()
+    with pytest.raises(AssertionError):
+        suite.test_another_seed_asks_otherwise_unless_deterministic()
