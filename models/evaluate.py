@@ -1,0 +1,100 @@
+"""Accuracy and loss of a network on labelled images."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves
+
+from .images import ImageSet
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a pass over images counted.
+
+    Attributes:
+        correct: Images whose largest logit is their label's.
+        loss_sum: Cross-entropy summed over the images, in nats.
+        samples: Images seen.
+        wall_s: Wall time.
+        finite: Whether every logit was finite; the other counts mean nothing if not.
+    """
+
+    correct: int
+    loss_sum: float
+    samples: int
+    wall_s: float
+    finite: bool
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct images; NaN without images."""
+        return self.correct / self.samples if self.samples else math.nan
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy; NaN without images."""
+        return self.loss_sum / self.samples if self.samples else math.nan
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, images: ImageSet, batch_size: int, limit: int | None = None
+) -> Counts:
+    """Return the counts of a network in evaluation mode.
+
+    Args:
+        model: Classifier; its mode is restored.
+        images: What to classify.
+        batch_size: Images per forward pass.
+        limit: Take only the first so many images.
+    """
+    started = time.perf_counter()
+    training = model.training
+    model.eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    correct = samples = 0
+    loss_sum, finite = 0.0, True
+    for x, labels in images.batches(batch_size, limit):
+        x, labels = x.to(device), labels.to(device)
+        logits = model(x).double()
+        finite = finite and bool(torch.isfinite(logits).all())
+        correct += int((logits.argmax(dim=1) == labels).sum())
+        loss_sum += float(cross_entropy(logits, labels, reduction="sum"))
+        samples += len(labels)
+    model.train(training)
+    return Counts(correct, loss_sum, samples, time.perf_counter() - started, finite)
+
+
+@torch.inference_mode()
+def first_nonfinite(model: nn.Module, x: Tensor) -> str | None:
+    """Return the name of the first module, in call order, whose output is not finite.
+
+    Args:
+        model: Any network.
+        x: A batch of its inputs.
+
+    Returns:
+        The innermost such module's name; None if every module's output is finite.
+    """
+    found: list[str] = []
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def look(module: nn.Module, args: object, output: object) -> None:
+            tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+            if not found and not all(bool(torch.isfinite(t).all()) for t in tensors):
+                found.append(name)
+
+        return module.register_forward_hook(look)
+
+    handles = [watch(name, module) for name, module in model.named_modules()]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None

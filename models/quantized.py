@@ -1,0 +1,206 @@
+"""Any network as a `QuantizedModel`: widths that switch without rebuilding.
+
+The recipe is that of integer-only inference (Jacob et al., arXiv:1712.05877): batch norm folded,
+weights symmetric per output channel, activations per tensor, biases in float.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..spaces import FLOAT_BITS, BitAllocation, Bits, Layer, ModelError, nearest
+from .attention import expose_matmuls
+from .fold import fold_batch_norms
+from .profile import is_quantizable
+from .quantized_layers import QuantizedLayer, QuantizedMatMul, QuantizedWeightLayer, WeightCache
+from .quantizers import QuantizerConfig
+from .surgery import replace_modules
+
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Images, or images with their labels."""
+
+
+class QuantizedModel(nn.Module):
+    """A copy of a network whose layers can be switched between widths.
+
+    It starts in float and in evaluation mode. Batch norms are folded by the first `calibrate`,
+    which shows how data flows; until then the network computes as the original does.
+
+    Args:
+        model: Any network; it is copied and never changed.
+        layers: What `profile` found in it.
+        config: How ranges are chosen.
+        cache_bytes: Most memory for quantized weights that are kept for reuse.
+
+    Raises:
+        ModelError: If a layer is not in the network, or has weights that are not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        config: QuantizerConfig | None = None,
+        *,
+        cache_bytes: int = 256 * 2**20,
+    ) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.config = config or QuantizerConfig()
+        self._names = tuple(layer.name for layer in self.layers)
+        self._is_folded = False
+        self._is_calibrated = False
+        self._allocation: BitAllocation | None = None
+        network = expose_matmuls(copy.deepcopy(model)).eval()
+        modules = dict(network.named_modules())
+        cache = WeightCache(cache_bytes)
+        self._quantized = {
+            layer.name: _wrapped(modules, layer, self.config, cache) for layer in self.layers
+        }
+        self.network = replace_modules(
+            network, {modules[name]: wrapper for name, wrapper in self._quantized.items()}
+        )
+        self.eval()
+
+    @property
+    def quantized_layers(self) -> Mapping[str, QuantizedLayer]:
+        """The layers by name, in network order."""
+        return MappingProxyType(self._quantized)
+
+    @property
+    def allocation(self) -> BitAllocation | None:
+        """The widths in force; None is float."""
+        return self._allocation
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Observe the activations of the float network; replaces what was observed before.
+
+        Args:
+            batches: Calibration images, or pairs whose labels are ignored.
+
+        Raises:
+            ModelError: If there is no batch, an activation is not finite, or a layer is not
+                called.
+        """
+        allocation, training = self._allocation, self.training
+        self.eval()
+        self.set_allocation(None)
+        self._is_calibrated = False
+        for layer in self._quantized.values():
+            layer.reset()
+        for batch in batches:
+            x = images_of(batch)
+            self._fold(x[:1])
+            self._observe(x)
+        self._check_observed()
+        self._is_calibrated = True
+        self.set_allocation(allocation)
+        self.train(training)
+
+    def set_allocation(self, allocation: BitAllocation | None) -> None:
+        """Switch every layer to the widths of an allocation.
+
+        Args:
+            allocation: Widths for exactly the layers of this model; None for float.
+
+        Raises:
+            ModelError: If the allocation is for other layers or channels, or if the model is not
+                calibrated.
+        """
+        if allocation is None:
+            for layer in self._quantized.values():
+                layer.weight_bits, layer.activation_bits = FLOAT_BITS, FLOAT_BITS
+        else:
+            self._check(allocation)
+            for layer, weight, activation in zip(
+                self._quantized.values(), allocation.weights, allocation.activations, strict=True
+            ):
+                layer.weight_bits, layer.activation_bits = weight, activation
+        self._allocation = allocation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch of images at the widths in force."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def _fold(self, example: Tensor) -> None:
+        if not self._is_folded:
+            fold_batch_norms(self.network, example)
+            self._is_folded = True
+
+    def _observe(self, x: Tensor) -> None:
+        for layer in self._quantized.values():
+            layer.observing = True
+        try:
+            with torch.no_grad():
+                self.network(x)
+        finally:
+            for layer in self._quantized.values():
+                layer.observing = False
+
+    def _check_observed(self) -> None:
+        unseen = [name for name, layer in self._quantized.items() if not layer.left.is_calibrated]
+        if len(unseen) == len(self._names):
+            raise ModelError("calibrate needs at least one batch of images, got none")
+        if unseen:
+            raise ModelError(f"layer {unseen[0]!r} was not called on the calibration images")
+
+    def _check(self, allocation: BitAllocation) -> None:
+        if allocation.layers != self._names:
+            raise ModelError(_first_difference(self._names, allocation.layers))
+        for layer, weight, activation in zip(
+            self.layers, allocation.weights, allocation.activations, strict=True
+        ):
+            _check_channels(layer.name, "weight", weight, layer.out_channels, "output")
+            _check_channels(layer.name, "activation", activation, layer.in_channels, "input")
+        is_float = allocation == BitAllocation.uniform(self.layers, FLOAT_BITS)
+        if not (self._is_calibrated or is_float):
+            raise ModelError("the model has no ranges yet: call calibrate before set_allocation")
+
+
+def images_of(batch: Batch) -> Tensor:
+    """Return the images of a batch that may have labels."""
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def _wrapped(
+    modules: Mapping[str, nn.Module], layer: Layer, config: QuantizerConfig, cache: WeightCache
+) -> QuantizedLayer:
+    module = modules.get(layer.name)
+    if module is None or not is_quantizable(module):
+        known = [name for name, module in modules.items() if is_quantizable(module)]
+        raise ModelError(
+            f"the network has no quantizable layer {layer.name!r}; {nearest(layer.name, known)}"
+        )
+    if layer.kind == "matmul":
+        return QuantizedMatMul(module, layer, config)
+    weight = module.get_parameter("weight")
+    if weight.numel() != layer.weight_count:
+        raise ModelError(
+            f"layer {layer.name!r} has {weight.numel()} weights in the network, "
+            f"{layer.weight_count} in its description: profile this network"
+        )
+    if not torch.isfinite(weight).all():
+        raise ModelError(f"layer {layer.name!r} has weights that are not finite")
+    return QuantizedWeightLayer(module, layer, config, cache)
+
+
+def _first_difference(expected: Sequence[str], given: Sequence[str]) -> str:
+    for index, (ours, theirs) in enumerate(zip(expected, given, strict=False)):
+        if ours != theirs:
+            return (
+                f"the allocation is for another network: its layer {index} is {theirs!r}, "
+                f"the model's is {ours!r}"
+            )
+    return f"the allocation has {len(given)} layers, the model has {len(expected)}"
+
+
+def _check_channels(layer: str, operand: str, bits: Bits, channels: int, side: str) -> None:
+    if isinstance(bits, np.ndarray) and len(bits) != channels:
+        raise ModelError(
+            f"layer {layer!r}: {len(bits)} {operand} widths for {channels} {side} channels"
+        )

@@ -1,0 +1,315 @@
+"""One layer whose operands can be quantized at any width: what a `QuantizedModel` is made of.
+
+A layer stands in the place of the module it wraps and computes with it. Its reference computation
+is `QuantizedLayer.compute`; a faster one for some widths has to agree with it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..spaces import FLOAT_BITS, Bits, Layer, ModelError
+from .observers import Histogram, Range, activation_range, weight_fraction
+from .quantizers import Grid, QuantizerConfig, channel_grid, fake_quantize, tensor_grid, weight_grid
+
+
+class WeightCache:
+    """Quantized weights by layer and widths, the least recently used dropped beyond a size.
+
+    Copies and pickles are empty.
+
+    Args:
+        limit_bytes: Most bytes kept.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.size_bytes = 0
+        self._entries: OrderedDict[tuple[str, bytes], tuple[object, Tensor]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WeightCache, (self.limit_bytes,)
+
+    def get(self, layer: str, bits: Bits, state: object, make: Callable[[], Tensor]) -> Tensor:
+        """Return the entry of a layer and widths, made anew if the layer's state is another."""
+        key = (layer, np.asarray(bits, dtype=np.uint8).tobytes())
+        if (found := self._entries.pop(key, None)) is not None:
+            if found[0] == state:
+                self._entries[key] = found
+                return found[1]
+            self.size_bytes -= found[1].nbytes
+        made = make()
+        self._entries[key] = (state, made)
+        self.size_bytes += made.nbytes
+        while self.size_bytes > self.limit_bytes:
+            _, (_, dropped) = self._entries.popitem(last=False)
+            self.size_bytes -= dropped.nbytes
+        return made
+
+
+class ActivationQuantizer:
+    """Quantizes one activation with ranges from calibration, computed once per width.
+
+    Args:
+        name: What it quantizes, for messages.
+        config: Scheme and observer.
+        channel_axis: Axis of per-channel widths.
+        channels: Length of that axis.
+    """
+
+    def __init__(
+        self, name: str, config: QuantizerConfig, channel_axis: int, channels: int
+    ) -> None:
+        self.name = name
+        self.channel_axis = channel_axis
+        self.channels = channels
+        self._config = config
+        self._histogram = Histogram()
+        self._ranges: dict[int, Range] = {}
+        self._grids: dict[bytes, Grid] = {}
+
+    def reset(self) -> None:
+        """Forget what was observed."""
+        self._histogram = Histogram()
+        self._ranges.clear()
+        self._grids.clear()
+
+    def observe(self, x: Tensor) -> None:
+        """Take a calibration batch into account.
+
+        Raises:
+            ModelError: If a value is not finite.
+        """
+        if not self._histogram.observe(x):
+            raise ModelError(f"{self.name} has a value that is not finite on calibration images")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether anything was observed."""
+        return not self._histogram.is_empty
+
+    def range(self, bits: int) -> Range:
+        """Return the calibrated lower and upper end for a width."""
+        if bits not in self._ranges:
+            self._ranges[bits] = activation_range(self._histogram, bits, self._config)
+        return self._ranges[bits]
+
+    def grid(self, bits: Bits) -> Grid:
+        """Return the grid for one width, or for widths by channel with one entry per channel.
+
+        Raises:
+            ModelError: If nothing was observed.
+        """
+        if not self.is_calibrated:
+            raise ModelError(f"{self.name} has no range yet: call calibrate first")
+        key = np.asarray(bits, dtype=np.uint8).tobytes()
+        if key not in self._grids:
+            if isinstance(bits, int):
+                grid = tensor_grid(*self.range(bits), bits, self._config.activation_scheme)
+            else:
+                ranges = {int(b): self.range(int(b)) for b in np.unique(bits) if b < FLOAT_BITS}
+                grid = channel_grid(ranges, bits, self._config.activation_scheme)
+                self._forget_channel_grids()
+            self._grids[key] = grid
+        return self._grids[key]
+
+    def __call__(self, x: Tensor, bits: Bits) -> Tensor:
+        """Return the quantized activation."""
+        if isinstance(bits, int):
+            return x if bits == FLOAT_BITS else fake_quantize(x, self.grid(bits))
+        shape = [1] * x.dim()
+        shape[self.channel_axis] = -1
+        return fake_quantize(x, self.grid(bits).reshaped(shape, x.device))
+
+    def _forget_channel_grids(self) -> None:
+        """Keep only the grids of single widths, of which there are few."""
+        self._grids = {key: grid for key, grid in self._grids.items() if len(key) == 1}
+
+
+class QuantizedLayer(nn.Module):
+    """A module whose input activation, and weights or right operand, have switchable widths.
+
+    Attributes of the module are those of the wrapper too, so that a network which reads, say,
+    ``fc.in_features`` goes on working.
+
+    Args:
+        inner: The module to compute with.
+        layer: Its description.
+        config: How ranges are chosen.
+    """
+
+    weight_bits: Bits = FLOAT_BITS
+    activation_bits: Bits = FLOAT_BITS
+    observing = False
+
+    def __init__(self, inner: nn.Module, layer: Layer, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.inner = inner
+        self.layer = layer
+        self.config = config
+        self.training = inner.training
+        axis = -3 if layer.kind == "conv" else -1
+        what = f"the input of layer {layer.name!r}"
+        self.left = ActivationQuantizer(what, config, axis, layer.in_channels)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "inner":  # not there yet, as in the middle of unpickling
+                raise
+            return getattr(self.inner, name)
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        """Return the layer's output at the widths set."""
+        if self.observing:
+            self.observe(*operands)
+        return self.compute(operands, self.weight_bits, self.activation_bits)
+
+    def observe(self, *operands: Tensor) -> None:
+        """Take a calibration batch into account."""
+        self.left.observe(operands[0])
+
+    def reset(self) -> None:
+        """Forget what was observed."""
+        self.left.reset()
+
+    def compute(
+        self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
+    ) -> Tensor:
+        """Return the layer's output at given widths: the definition of correct."""
+        raise NotImplementedError
+
+
+class QuantizedWeightLayer(QuantizedLayer):
+    """A convolution or linear layer; see `QuantizedLayer`.
+
+    Args:
+        inner: A ``Conv2d`` or ``Linear``, or a subclass. One with its own ``forward`` (which pads,
+            or standardises its weights) is quantized where it calls ``conv2d`` or ``linear``.
+        layer: Its description.
+        config: How ranges are chosen.
+        cache: Where quantized weights are kept between forward passes without gradients.
+    """
+
+    def __init__(
+        self, inner: nn.Module, layer: Layer, config: QuantizerConfig, cache: WeightCache
+    ) -> None:
+        super().__init__(inner, layer, config)
+        self._cache = cache
+        self._fractions: dict[int, tuple[object, Tensor]] = {}
+
+    def compute(
+        self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
+    ) -> Tensor:
+        """Return the output for quantized input and weights."""
+        x = self.left(operands[0], activation_bits)
+        inner = self.inner
+        if isinstance(weight_bits, int) and weight_bits == FLOAT_BITS:
+            out: Tensor = inner(x)
+        elif type(inner).forward is nn.Conv2d.forward:
+            out = inner._conv_forward(x, self._quantized(inner.weight, weight_bits), inner.bias)  # type: ignore[operator, arg-type]
+        elif type(inner).forward is nn.Linear.forward:
+            out = nn.functional.linear(x, self._quantized(inner.weight, weight_bits), inner.bias)  # type: ignore[arg-type]
+        else:
+            with _OnWeight(lambda weight: self._quantized(weight, weight_bits)):
+                out = inner(x)
+        return out
+
+    def weight_grid(self, weight: Tensor, bits: Bits) -> Grid:
+        """Return the grids of the weights by output channel.
+
+        Where gradients are on, the share of max|w| that an ``mse`` range takes is the last one
+        that was searched, and only max|w| follows the weights: a search at every step of training
+        would cost more than the step. Without gradients the range follows from the weights alone.
+
+        Args:
+            weight: The weights that the layer computes with.
+            bits: One width, or one per output channel.
+
+        Raises:
+            ModelError: If a weight is not finite.
+        """
+        with torch.no_grad():
+            largest = weight.detach().reshape(weight.shape[0], -1).abs().amax(dim=1)
+            if not torch.isfinite(largest).all():
+                raise ModelError(f"layer {self.layer.name!r} has weights that are not finite")
+            fraction = torch.ones_like(largest)
+            widths = np.broadcast_to(np.asarray(bits), (len(largest),))
+            for width in np.unique(widths).tolist():
+                rows = torch.from_numpy(widths == width).to(weight.device)
+                fraction = torch.where(rows, self._fraction(weight, width), fraction)
+            column = (largest * fraction).view(-1, *[1] * (weight.dim() - 1))
+            return weight_grid(column, bits)
+
+    def _fraction(self, weight: Tensor, bits: int) -> Tensor:
+        state, found = self._state(), self._fractions.get(bits)
+        if found is None or not (found[0] == state or torch.is_grad_enabled()):
+            found = state, weight_fraction(weight, bits, self.config.weight_observer)
+            self._fractions[bits] = found
+        return found[1]
+
+    def _quantized(self, weight: Tensor, bits: Bits) -> Tensor:
+        def make() -> Tensor:
+            # What is kept must serve later passes that record gradients, too.
+            with torch.inference_mode(False), torch.no_grad():
+                return fake_quantize(weight, self.weight_grid(weight, bits))
+
+        if torch.is_grad_enabled() and weight.requires_grad:
+            return fake_quantize(weight, self.weight_grid(weight, bits))
+        return self._cache.get(self.layer.name, bits, self._state(), make)
+
+    def _state(self) -> tuple[tuple[int, int], ...]:
+        """What changes when the weights do."""
+        return tuple((p._version, p.data_ptr()) for p in self.inner.parameters())
+
+
+class QuantizedMatMul(QuantizedLayer):
+    """A product of two activations; the width called ``weight`` is the right operand's."""
+
+    def __init__(self, inner: nn.Module, layer: Layer, config: QuantizerConfig) -> None:
+        super().__init__(inner, layer, config)
+        what = f"the right operand of layer {layer.name!r}"
+        self.right = ActivationQuantizer(what, config, -1, layer.out_channels)
+
+    def observe(self, *operands: Tensor) -> None:
+        """Take a calibration batch into account."""
+        self.left.observe(operands[0])
+        self.right.observe(operands[1])
+
+    def reset(self) -> None:
+        """Forget what was observed."""
+        self.left.reset()
+        self.right.reset()
+
+    def compute(
+        self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
+    ) -> Tensor:
+        """Return the product of the quantized operands."""
+        left, right = operands
+        out: Tensor = self.inner(self.left(left, activation_bits), self.right(right, weight_bits))
+        return out
+
+
+class _OnWeight(TorchFunctionMode):
+    """Changes the weight of every ``conv2d`` and ``linear`` that is called under it."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._change = change
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (nn.functional.conv2d, nn.functional.linear):
+            if "weight" in kwargs:
+                kwargs["weight"] = self._change(kwargs["weight"])
+            else:
+                args = (args[0], self._change(args[1]), *args[2:])
+        return func(*args, **kwargs)

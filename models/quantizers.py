@@ -1,0 +1,249 @@
+"""Uniform quantizers: settings, grids, and quantization with straight-through gradients.
+
+A grid has the points ``scale * (code - zero_point)`` for the integer codes from ``lowest`` to
+``highest``; quantization takes the nearest point, halves to the even code:
+
+    quantized = scale * (clamp(round(x / scale) + zero_point, lowest, highest) - zero_point)
+
+*Symmetric* grids of b bits have zero point 0, codes -2^(b-1) to 2^(b-1)-1 and
+``scale = max|x| / (2^(b-1)-1)``. *Affine* grids have codes 0 to 2^b-1 and an integer zero point,
+over a range that contains 0; zero is a point of every grid.
+
+Gradients pass where the code was not clamped and stop where it was (Bengio, Leonard, Courville,
+arXiv:1308.3432; Esser et al., "Learned Step Size Quantization", arXiv:1902.08153, equation 2).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from ..spaces import FLOAT_BITS, Bits, ChannelBits, ModelError, nearest
+
+WeightObserver = Literal["minmax", "mse"]
+ActivationScheme = Literal["affine", "symmetric"]
+ActivationObserver = Literal["minmax", "percentile", "mse", "kl"]
+
+CONTAINER_BITS = 8
+"""Width of the codes in which channels of unequal widths up to 8 bits are held together."""
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """How ranges are chosen; the same for every width and strategy of a comparison.
+
+    Attributes:
+        weight_observer: Per output channel, ``minmax`` takes max|w|, ``mse`` the range with the
+            smallest squared error.
+        activation_scheme: ``affine`` or ``symmetric``, per tensor.
+        activation_observer: How the range of an activation follows from the calibration images.
+        percentile: Of ``activation_observer="percentile"``: the share of values, in percent, that
+            lies below the upper (and, mirrored, above the lower) end of the range.
+
+    Raises:
+        ModelError: If a setting has no such value.
+    """
+
+    weight_observer: WeightObserver = "mse"
+    activation_scheme: ActivationScheme = "affine"
+    activation_observer: ActivationObserver = "percentile"
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if (known := get_args(field.type)) and value not in known:
+                raise ModelError(f"{field.name}: no {value!r}; {nearest(str(value), known)}")
+        if not 50 < self.percentile <= 100:
+            raise ModelError(f"percentile must lie in (50, 100], got {self.percentile!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings, ready for JSON."""
+        return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """A hexadecimal name of the settings, the same in every process and version."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """The points that a quantized tensor may take, one grid for all or one per channel.
+
+    Attributes:
+        scale: Distance of the points; a number, or a tensor that broadcasts against the data.
+        zero_point: Code of zero; like `scale`.
+        lowest: Smallest code; like `scale`.
+        highest: Largest code; like `scale`.
+        unquantized: True for channels that stay in float; None if there is none.
+    """
+
+    scale: float | Tensor
+    zero_point: int | Tensor
+    lowest: int | Tensor
+    highest: int | Tensor
+    unquantized: Tensor | None = None
+
+    def reshaped(self, shape: Sequence[int], device: torch.device) -> "Grid":
+        """Return a grid by channel in another shape and place."""
+
+        def part(value: Any) -> Any:
+            return value.view(shape).to(device) if isinstance(value, Tensor) else value
+
+        return Grid(*(part(getattr(self, field.name)) for field in fields(self)))
+
+
+def quantize(x: Tensor, grid: Grid) -> Tensor:
+    """Return the codes of a tensor, as integers held in its own (floating) type."""
+    return _centred_codes(x, grid).add_(grid.zero_point)
+
+
+def dequantize(codes: Tensor, grid: Grid) -> Tensor:
+    """Return the points that codes stand for."""
+    return (codes - grid.zero_point) * grid.scale
+
+
+def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
+    """Return every value's nearest point of the grid, in float, with straight-through gradients."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        out: Tensor = _StraightThrough.apply(x, grid)  # type: ignore[no-untyped-call]
+        return out
+    return _keep(x, _centred_codes(x, grid).mul_(grid.scale), grid)
+
+
+def _centred_codes(x: Tensor, grid: Grid) -> Tensor:
+    """Return the codes less the zero point; clamping the difference saves two passes."""
+    return _clamp_centred(x.div(grid.scale).round_(), grid)
+
+
+def _clamp_centred(codes: Tensor, grid: Grid) -> Tensor:
+    low: Any = grid.lowest - grid.zero_point
+    high: Any = grid.highest - grid.zero_point
+    return codes.clamp_(low, high)
+
+
+def _keep(x: Tensor, quantized: Tensor, grid: Grid) -> Tensor:
+    return quantized if grid.unquantized is None else torch.where(grid.unquantized, x, quantized)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, grid: Grid) -> Tensor:
+        codes = x.div(grid.scale).round_()
+        clamped = _clamp_centred(codes.clone(), grid)
+        inside = codes == clamped
+        ctx.save_for_backward(inside if grid.unquantized is None else inside | grid.unquantized)
+        return _keep(x, clamped.mul_(grid.scale), grid)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None
+
+
+def weight_grid(largest: Tensor, bits: Bits) -> Grid:
+    """Return symmetric grids by output channel.
+
+    Args:
+        largest: Magnitude that takes the largest code, per channel; shaped to broadcast against
+            the weights, channels first.
+        bits: One width, or one per channel; channels of 32 bits stay in float.
+    """
+    widths = np.broadcast_to(np.asarray(bits, dtype=np.int64), largest.shape[:1])
+    exponent = torch.from_numpy(np.minimum(widths, 31) - 1).to(largest.device)
+    half = (2.0**exponent).to(largest.dtype).view(largest.shape)
+    unquantized = torch.from_numpy(widths == FLOAT_BITS).to(largest.device).view(largest.shape)
+    return Grid(
+        scale=_positive(largest / (half - 1)),
+        zero_point=0,
+        lowest=-half,
+        highest=half - 1,
+        unquantized=unquantized if bool(unquantized.any()) else None,
+    )
+
+
+def tensor_grid(low: float, high: float, bits: int, scheme: ActivationScheme) -> Grid:
+    """Return the one grid of a whole activation tensor.
+
+    Args:
+        low: Lower end of the range; taken as 0 if positive. Without effect if symmetric.
+        high: Upper end of the range; taken as 0 if negative.
+        bits: Width, below 32.
+        scheme: ``affine``, or ``symmetric`` about zero with ``high`` as the largest magnitude.
+    """
+    if scheme == "symmetric":
+        half = 2 ** (bits - 1)
+        return Grid(_float32(high / (half - 1)), 0, -half, half - 1)
+    low, high, top = min(low, 0.0), max(high, 0.0), 2**bits - 1
+    scale = _float32((high - low) / top)
+    return Grid(scale, min(round(-low / scale), top), 0, top)
+
+
+def channel_grid(
+    ranges: Mapping[int, tuple[float, float]], bits: ChannelBits, scheme: ActivationScheme
+) -> Grid:
+    """Return a grid with a width per channel, whose codes up to 8 bits share one 8-bit container.
+
+    An integer kernel has one scale and one zero point for its whole input. So all channels of at
+    most 8 bits lie on one grid of 8-bit codes, and a channel of b bits uses every 2^(8-b)-th of
+    them: its codes are multiples of 2^(8-b). Let m be the smallest width present. The range is
+    the smallest that contains the calibrated range of every width present up to 8; the m-bit
+    channels have the grid `tensor_grid` gives for that range, and a channel of b bits has steps
+    2^(b-m) times finer, from the same lowest point. Hence equal widths everywhere give exactly
+    the grid of `tensor_grid`, and no channel is clipped because of another.
+
+    Channels of 16 bits have the 16-bit grid of the tensor; channels of 32 bits stay in float.
+
+    Args:
+        ranges: Calibrated lower and upper end, by width; every width below 32 present is needed.
+        bits: Width per channel.
+        scheme: ``affine`` or ``symmetric``.
+
+    Returns:
+        A grid whose parts have one entry per channel.
+    """
+    widths = [int(b) for b in np.unique(bits)]
+    grids = {b: tensor_grid(*ranges[b], b, scheme) for b in widths if b < FLOAT_BITS}
+    if contained := [b for b in widths if b <= CONTAINER_BITS]:
+        low = min(ranges[b][0] for b in contained)
+        high = max(ranges[b][1] for b in contained)
+        coarsest = tensor_grid(low, high, contained[0], scheme)
+        grids |= {b: _refined(coarsest, b - contained[0]) for b in contained}
+    grids[FLOAT_BITS] = Grid(1.0, 0, 0, 0)
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([getattr(grids[int(b)], name) for b in bits], dtype=torch.float32)
+
+    unquantized = torch.from_numpy(bits == FLOAT_BITS)
+    return Grid(
+        column("scale"),
+        column("zero_point"),
+        column("lowest"),
+        column("highest"),
+        unquantized if bool(unquantized.any()) else None,
+    )
+
+
+def _refined(grid: Grid, extra_bits: int) -> Grid:
+    """Return a grid with more bits from the same lowest point; powers of two keep it exact."""
+    factor = 2**extra_bits
+    highest = (grid.highest + 1) * factor - 1
+    return Grid(grid.scale / factor, grid.zero_point * factor, grid.lowest * factor, highest)
+
+
+def _float32(scale: float) -> float:
+    """Round to float32, where every kernel will see the same scale; 1 for an empty range."""
+    rounded = float(np.float32(scale))
+    return rounded if rounded >= np.finfo(np.float32).tiny else 1.0
+
+
+def _positive(scale: Tensor) -> Tensor:
+    return torch.where(scale >= torch.finfo(scale.dtype).tiny, scale, 1.0)
