@@ -1,0 +1,70 @@
+"""What a Pareto figure shows of each strategy, whoever draws it.
+
+Accuracies are those of the test split, with their standard errors, in percent; energies are
+relative to the uniform 8-bit network. A strategy's front is the best accuracy that its finalists
+reach at or below each energy.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .palette import UNIFORM, Style, styles
+from .result import Point, StudyResult
+
+ENERGY_AXIS = "Energy per inference, relative to uniform 8 bit"
+ACCURACY_AXIS = "Top-1 accuracy on the test split (%)"
+INK = "#222222"
+"""Colour of text and of what is not a strategy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The finalists of one strategy, cheapest first.
+
+    Attributes:
+        strategy: Its label.
+        style: Its colour and marker.
+        points: Its finalists that have an accuracy.
+    """
+
+    strategy: str
+    style: Style
+    points: tuple[Point, ...]
+
+    @property
+    def energy(self) -> npt.NDArray[np.float64]:
+        """Energies relative to uniform 8 bit."""
+        return np.array([point.test.energy_vs_w8a8 for point in self.points])
+
+    @property
+    def accuracy(self) -> npt.NDArray[np.float64]:
+        """Accuracies in percent."""
+        return np.array([100 * point.test.accuracy for point in self.points])
+
+    @property
+    def error(self) -> npt.NDArray[np.float64]:
+        """Standard errors in percent."""
+        return np.array([100 * point.test.accuracy_se for point in self.points])
+
+    @property
+    def best(self) -> npt.NDArray[np.float64]:
+        """Best accuracy in percent at or below the energy of each point."""
+        return np.maximum.accumulate(self.accuracy)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the uniform curve, which is drawn dashed for the others to be read by."""
+        return self.strategy == UNIFORM
+
+
+def curves(result: StudyResult) -> list[Curve]:
+    """Return the curve of every strategy that has a finalist, in the study's order."""
+    drawn = []
+    for strategy, style in styles(trial.strategy for trial in result.trials).items():
+        own = [p for p in result.points if p.strategy == strategy and not p.test.failed]
+        if own:
+            own.sort(key=lambda point: point.test.energy_vs_w8a8)
+            drawn.append(Curve(strategy, style, tuple(own)))
+    return drawn

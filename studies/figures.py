@@ -1,0 +1,215 @@
+"""The pictures of a study: Pareto fronts to print, and the widths of the finalists."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, curves
+from .front_page import front_html
+from .result import StudyResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_GRID = "#e3e3e3"
+_DPI = 150
+_SIZE_INCHES = (1500 / _DPI, 950 / _DPI)
+_ANNOTATED_CELLS = 400
+
+
+def write_figures(result: StudyResult, folder: Path) -> list[Path]:
+    """Write every picture of a study into a folder, and return their paths.
+
+    ``fronts.html`` is interactive, needs no network and holds the common front and that of every
+    strategy; ``front.png`` and one ``front-<strategy>.png`` each show the same; ``bits.png`` the
+    widths of the common front's members.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "fronts.html"
+    page.write_text(front_html(result), encoding="utf-8")
+    pictures = {"front": front_figure(result)}
+    if result.front:
+        pictures["bits"] = bits_figure(result)
+    for curve in curves(result):
+        pictures[f"front-{_file_name(curve.strategy)}"] = front_figure(result, curve.strategy)
+    paths = [page]
+    for name, figure in pictures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=_DPI)
+    return paths
+
+
+def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
+    """Draw accuracy against energy with matplotlib.
+
+    Args:
+        result: The study.
+        strategy: Draw this strategy and the uniform curve only; None draws all of them, and marks
+            the members of the common front.
+    """
+    figure = _figure()
+    axes = figure.add_subplot()
+    _draw_references(axes, result)
+    shown = [
+        _draw_curve(axes, curve)
+        for curve in curves(result)
+        if strategy in (None, curve.strategy) or curve.is_reference
+    ]
+    if strategy is None and result.front:
+        shown += axes.plot(
+            [point.test.energy_vs_w8a8 for point in result.front],
+            [100 * point.test.accuracy for point in result.front],
+            "o",
+            markersize=15,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            markeredgewidth=1.2,
+            label="on the common front",
+        )
+    title = result.name if strategy is None else f"{result.name}: {strategy}"
+    axes.set_title(
+        f"{_plain(title)}  ·  energy table {_plain(result.float_test.energy_table)}",
+        color=INK,
+        pad=12,
+    )
+    axes.set_xlabel(ENERGY_AXIS)
+    axes.set_ylabel(ACCURACY_AXIS)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(handles=shown, loc="lower right", framealpha=0.95, edgecolor=_GRID)
+    _add_absolute_axis(axes, result)
+    return figure
+
+
+def bits_figure(result: StudyResult) -> "Figure":
+    """Draw the widths of the common front's members: a row each, a column per layer.
+
+    Widths that differ between channels are shown by their mean.
+    """
+    front = result.front
+    figure = _figure()
+    panels: Any = figure.subplots(1, 2, sharey=True)
+    for axes, operand in zip(panels, ("weights", "activations"), strict=True):
+        widths = [_mean_widths(getattr(point.test.allocation, operand)) for point in front]
+        image = _draw_widths(axes, np.array(widths))
+        axes.set_title(operand.capitalize(), fontsize=11, color=INK)
+        _name_layers(axes, front[0].test.allocation.layers)
+    rows = [
+        f"{_plain(p.strategy)}  {100 * p.test.accuracy:.1f} %  at {p.test.energy_vs_w8a8:.2f}"
+        for p in front
+    ]
+    panels[0].set_yticks(np.arange(len(front)) + 0.5, rows, fontsize=8)
+    panels[0].invert_yaxis()  # the cheapest on top; the second panel shares the axis
+    figure.suptitle(f"{_plain(result.name)}  ·  bits by layer on the common front", color=INK)
+    panels[0].set_ylabel("strategy, accuracy, energy relative to uniform 8 bit")
+    figure.colorbar(image, ax=panels, label="bits", ticks=range(2, 9), shrink=0.7)
+    return figure
+
+
+def _figure() -> "Figure":
+    """Return a figure of its own, outside pyplot's global list."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_curve(axes: "Axes", curve: Curve) -> Any:
+    """Draw points, error bars and front of one strategy; return what the legend names."""
+    colour = curve.style.colour
+    linestyle = "dashed" if curve.is_reference else "solid"
+    axes.step(
+        curve.energy, curve.best, where="post", color=colour, linestyle=linestyle, linewidth=1.8
+    )
+    return axes.errorbar(
+        curve.energy,
+        curve.accuracy,
+        yerr=curve.error,
+        fmt=curve.style.marker,
+        color=colour,
+        markersize=7,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        ecolor=(colour, 0.45),
+        elinewidth=1.2,
+        zorder=3,
+        label=_plain(curve.strategy),
+    )
+
+
+def _draw_references(axes: "Axes", result: StudyResult) -> None:
+    accuracy = 100 * result.float_test.accuracy
+    axes.axhline(accuracy, color=INK, linewidth=1, linestyle="dotted")
+    axes.annotate(
+        f"float32 {accuracy:.1f} %",
+        (0.01, accuracy),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        color=INK,
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
+
+
+def _add_absolute_axis(axes: "Axes", result: StudyResult) -> None:
+    """Add energies in microjoules at the top, where the table has an absolute scale."""
+    w8a8_pj = result.uniform_w8a8.energy_pj
+    if w8a8_pj is None:
+        return
+    scale = w8a8_pj * 1e-6
+
+    def to_uj(relative: Any) -> Any:
+        return relative * scale
+
+    def from_uj(energy_uj: Any) -> Any:
+        return energy_uj / scale
+
+    top = axes.secondary_xaxis("top", functions=(to_uj, from_uj))
+    top.set_xlabel("µJ per inference", fontsize=9)
+    top.tick_params(labelsize=8)
+
+
+def _mean_widths(widths: Sequence[int | npt.NDArray[np.uint8]]) -> list[float]:
+    return [float(np.mean(width)) for width in widths]
+
+
+def _draw_widths(axes: "Axes", widths: npt.NDArray[np.float64]) -> Any:
+    image = axes.pcolormesh(widths, cmap="cividis", vmin=2, vmax=8, edgecolors="white", linewidth=1)
+    if widths.size <= _ANNOTATED_CELLS:
+        for (row, column), width in np.ndenumerate(widths):
+            colour = "white" if width < 5.5 else INK
+            axes.text(
+                column + 0.5, row + 0.5, f"{width:.3g}", ha="center", va="center", color=colour
+            )
+    return image
+
+
+def _name_layers(axes: "Axes", names: Sequence[str]) -> None:
+    step = max(1, -(-len(names) // 40))  # more names than forty would overlap
+    shown = range(0, len(names), step)
+    axes.set_xticks(
+        [i + 0.5 for i in shown], [_plain(names[i]) for i in shown], rotation=90, fontsize=8
+    )
+
+
+def _file_name(strategy: str) -> str:
+    """Return a label as part of a file name; a changed one is told apart by its digest."""
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", strategy)
+    digest = hashlib.sha256(strategy.encode()).hexdigest()[:6]
+    return strategy if safe == strategy else f"{safe}-{digest}"
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib shows as it is: no formula, no hidden legend entry."""
+    shown = text.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown

@@ -1,0 +1,123 @@
+"""The interactive Pareto figure: one HTML page that needs no network."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, curves
+from .palette import UNIFORM
+from .result import Point, StudyResult
+
+
+def front_html(result: StudyResult) -> str:
+    """Return the interactive fronts as one HTML page that needs no network.
+
+    Buttons choose between all strategies and one of them beside the uniform curve.
+    """
+    import plotly.graph_objects as go
+
+    drawn = curves(result)
+    figure = go.Figure()
+    for curve in drawn:
+        figure.add_traces([_line(curve), _markers(curve)])
+    figure.add_trace(_common_front(result))
+    float_accuracy = 100 * result.float_test.accuracy
+    figure.add_hline(
+        float_accuracy,
+        line={"color": INK, "width": 1, "dash": "dot"},
+        annotation_text=f"float32 {float_accuracy:.1f} %",
+        annotation_position="top left",
+    )
+    figure.update_layout(
+        template="plotly_white",
+        title=f"{escape(result.name)}  ·  energy table {escape(result.float_test.energy_table)}",
+        xaxis={"title": ENERGY_AXIS},
+        yaxis={"title": ACCURACY_AXIS},
+        font={"size": 14, "color": INK},
+        legend={"itemsizing": "trace"},
+        updatemenus=[_menu([curve.strategy for curve in drawn])],
+        margin={"t": 110},
+    )
+    page = figure.to_html(
+        include_plotlyjs=True, config={"displaylogo": False}, default_height="95vh"
+    )
+    return str(page)
+
+
+def _line(curve: Curve) -> Any:
+    import plotly.graph_objects as go
+
+    dash = "dash" if curve.is_reference else "solid"
+    return go.Scatter(
+        x=curve.energy,
+        y=curve.best,
+        mode="lines",
+        line={"color": curve.style.colour, "width": 2, "shape": "hv", "dash": dash},
+        hoverinfo="skip",
+        legendgroup=escape(curve.strategy),
+        showlegend=False,
+    )
+
+
+def _markers(curve: Curve) -> Any:
+    import plotly.graph_objects as go
+
+    hover = [
+        f"{escape(p.strategy)}, seed {p.seed}, {escape(p.budget)}<br>"
+        f"{100 * p.test.accuracy:.2f} ± {100 * p.test.accuracy_se:.2f} % "
+        f"(search {100 * p.search.accuracy:.2f} %)<br>"
+        f"{p.test.energy_vs_w8a8:.3f} of uniform 8 bit{_microjoules(p)}<br>"
+        f"{p.test.size_bytes:,} bytes, weights {p.test.mean_weight_bits:.2f} bits, "
+        f"activations {p.test.mean_activation_bits:.2f} bits<br>"
+        f"allocation {p.test.allocation.key[:8]}"
+        for p in curve.points
+    ]
+    return go.Scatter(
+        x=curve.energy,
+        y=curve.accuracy,
+        error_y={"type": "data", "array": curve.error, "thickness": 1, "width": 3},
+        mode="markers",
+        marker={"color": curve.style.colour, "symbol": curve.style.symbol, "size": 10},
+        hovertext=hover,
+        hoverinfo="text",
+        name=escape(curve.strategy),
+        legendgroup=escape(curve.strategy),
+    )
+
+
+def _common_front(result: StudyResult) -> Any:
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[point.test.energy_vs_w8a8 for point in result.front],
+        y=[100 * point.test.accuracy for point in result.front],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 1.4}},
+        hoverinfo="skip",
+        name="on the common front",
+    )
+
+
+def _microjoules(point: Point) -> str:
+    energy_pj = point.test.energy_pj
+    return "" if energy_pj is None else f", {energy_pj * 1e-6:.4g} µJ"
+
+
+def _menu(strategies: Sequence[str]) -> dict[str, Any]:
+    """Return the buttons; every strategy has two traces, and the common front is the last."""
+    visible: dict[str, list[bool]] = {"all strategies": [True] * (2 * len(strategies) + 1)}
+    for chosen in strategies:
+        shown = [name in (chosen, UNIFORM) for name in strategies for _ in range(2)]
+        visible[chosen] = [*shown, False]
+    return {
+        "type": "buttons",
+        "direction": "right",
+        "x": 0,
+        "xanchor": "left",
+        "y": 1.02,
+        "yanchor": "bottom",
+        "buttons": [
+            {"label": escape(label), "method": "restyle", "args": [{"visible": flags}]}
+            for label, flags in visible.items()
+        ],
+    }

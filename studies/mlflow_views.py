@@ -1,0 +1,132 @@
+"""The page of MLflow's UI that opens on a study's Pareto front.
+
+MLflow keeps a shared view of an experiment's runs in an experiment tag,
+``mlflow.sharedViewState.<key>``, and shows it when the page is opened with that key. The tag holds
+the state of the page as JSON; unknown fields are ignored, so that a version that knows fewer of
+them still shows the charts it does know.
+"""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+VIEW_KEY = "pareto"
+"""Name of the preset view: the part of the tag's key and of the page's address."""
+
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+
+RUN_COLOUR_TAG = "mlflow.runColor"
+ROLE_TAG = "bitfront.role"
+"""What a run stands for: ``finalist``, ``reference`` or ``study``."""
+
+STUDY_RUN_TAG = "bitfront.study_run"
+"""The identifier of the study run that a finalist or reference belongs to."""
+
+_SECTION = "fronts"
+_CARD_HEIGHT_PX = 420
+_COLUMNS = (
+    "params.`strategy`",
+    "params.`seed`",
+    "params.`budget`",
+    "params.`pareto`",
+    "metrics.`accuracy`",
+    "metrics.`accuracy_se`",
+    "metrics.`energy_vs_w8a8`",
+    "metrics.`size_bytes`",
+)
+
+
+def view_fragment(experiment_id: str) -> str:
+    """Return the part of the page's address that follows the server's.
+
+    Examples:
+        >>> view_fragment("1")
+        '#/experiments/1/runs?viewStateShareKey=pareto&compareRunsMode=CHART'
+    """
+    return (
+        f"#/experiments/{quote(experiment_id, safe='')}/runs"
+        f"?viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART"
+    )
+
+
+def finalists_filter(study_run_id: str) -> str:
+    """Return the search expression for the finalists of one run of a study."""
+    return f"tags.`{ROLE_TAG}` = 'finalist' AND tags.`{STUDY_RUN_TAG}` = '{study_run_id}'"
+
+
+def pareto_view(study_run_id: str, *, finalists: int) -> str:
+    """Return the preset page as the JSON that MLflow expects in `VIEW_TAG`.
+
+    The page opens on the scatter of accuracy against energy, followed by accuracy against size and
+    by parallel coordinates, and shows the finalists of one run of the study only.
+
+    Args:
+        study_run_id: The run whose finalists are shown.
+        finalists: How many there are; a chart shows only as many runs as it is told to.
+    """
+    cards = [
+        _scatter("accuracy-energy", "energy_vs_w8a8", finalists),
+        _scatter("accuracy-size", "size_bytes", finalists),
+        _card(
+            "parallel",
+            "PARALLEL",
+            finalists,
+            selectedParams=["strategy"],
+            selectedMetrics=[
+                "mean_weight_bits",
+                "mean_activation_bits",
+                "energy_vs_w8a8",
+                "accuracy",
+            ],
+            showAllRuns=True,
+        ),
+    ]
+    view = {
+        "searchFilter": finalists_filter(study_run_id),
+        "orderByKey": "metrics.`energy_vs_w8a8`",
+        "orderByAsc": True,
+        "runsHiddenMode": "SHOW_ALL",
+        "selectedColumns": list(_COLUMNS),
+        "compareRunCharts": cards,
+        "compareRunSections": [
+            _section(_SECTION, "Pareto fronts", columns=1, cardHeight=_CARD_HEIGHT_PX),
+            # MLflow adds a bar chart per metric to a section of this name; keep it folded.
+            _section("metrics", "Model metrics", display=False),
+        ],
+        "isAccordionReordered": True,
+    }
+    return json.dumps(view, separators=(",", ":"))
+
+
+def _section(uuid: str, name: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "display": True,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+        **fields,
+    }
+
+
+def _scatter(uuid: str, metric: str, runs: int) -> dict[str, Any]:
+    return _card(
+        uuid,
+        "SCATTER",
+        runs,
+        xaxis={"key": metric, "type": "METRIC"},
+        yaxis={"key": "accuracy", "type": "METRIC"},
+    )
+
+
+def _card(uuid: str, kind: str, runs: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "type": kind,
+        "runsCountToCompare": max(runs, 100),
+        "metricSectionId": _SECTION,
+        "deleted": False,
+        "isGenerated": False,
+        **fields,
+    }

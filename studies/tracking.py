@@ -1,0 +1,287 @@
+"""Logging a finished study to MLflow: flat runs, one per finalist, and one for the study.
+
+The runs of one logging belong together by the tag ``bitfront.study_run``. The experiment's preset
+page shows those of the last logging only; it is switched over once they are complete, so that a
+study that was run again, or a logging that broke off, never shows half of one and half of another.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..spaces import Measurement
+from .figures import write_figures
+from .mlflow_store import (
+    ARTIFACT_FOLDER,
+    connect,
+    reported,
+    resolve_uri,
+    sqlite_path,
+)
+from .mlflow_views import (
+    ROLE_TAG,
+    RUN_COLOUR_TAG,
+    STUDY_RUN_TAG,
+    VIEW_TAG,
+    pareto_view,
+    view_fragment,
+)
+from .palette import styles
+from .result import Point, StudyResult
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+METRICS = (
+    "accuracy",
+    "accuracy_se",
+    "loss",
+    "energy_vs_w8a8",
+    "energy_vs_fp32",
+    "energy_pj",
+    "size_bytes",
+    "bops",
+    "mean_weight_bits",
+    "mean_activation_bits",
+)
+"""Fields of a `Measurement` that are metrics of its run, under the same names."""
+
+EVALUATIONS_FILE = "evaluations.json"
+FIGURE_FOLDER = "figures"
+_REFERENCE_COLOUR = "#000000"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedStudy:
+    """Where a study was logged.
+
+    Attributes:
+        uri: The tracking URI.
+        experiment: The experiment's name.
+        experiment_id: Its identifier in the store.
+        study_run_id: The run that holds figures, evaluations and the study itself.
+    """
+
+    uri: str
+    experiment: str
+    experiment_id: str
+    study_run_id: str
+
+    @property
+    def fragment(self) -> str:
+        """What follows the server's address to open the preset page."""
+        return view_fragment(self.experiment_id)
+
+
+def log_study(
+    result: StudyResult,
+    *,
+    uri: str | None,
+    experiment: str | None,
+    folder: Path,
+    evaluations: Sequence[Mapping[str, object]] = (),
+) -> TrackedStudy:
+    """Log a finished study, and make its preset page show this logging.
+
+    Figures are also left in ``<folder>/figures``. Logging a study again adds runs beside the
+    earlier ones, which stay in the experiment but leave the preset page.
+
+    Args:
+        result: The study.
+        uri: Tracking URI; see `resolve_uri` for what None means.
+        experiment: Name of the experiment; the study's name if None.
+        folder: The study's folder; the default store lies beside it.
+        evaluations: One row of plain values per evaluation, the columns those of the first row.
+
+    Raises:
+        StudyError: If the store cannot be used.
+    """
+    figures = write_figures(result, folder / FIGURE_FOLDER)
+    resolved = resolve_uri(uri, folder.parent)
+    client = connect(resolved, create=True)
+    with reported(resolved):
+        name = experiment or result.name
+        runs = _Runs(client, _experiment(client, resolved, name), result.name)
+        study_run_id = _log_study_run(runs, result, figures, evaluations)
+        _log_references(runs, result, study_run_id)
+        for point, colour in _coloured(result):
+            _log_finalist(runs, point, colour, study_run_id)
+        client.set_experiment_tag(
+            runs.experiment_id, VIEW_TAG, pareto_view(study_run_id, finalists=len(result.points))
+        )
+    return TrackedStudy(resolved, name, runs.experiment_id, study_run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Writes whole runs of one experiment, each in the fewest requests MLflow allows."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    study: str
+
+    def log(
+        self,
+        name: str,
+        *,
+        role: str,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+    ) -> str:
+        """Create a run with its values and return its identifier; `finish` ends it."""
+        from mlflow.entities import Metric, Param
+
+        run = self.client.create_run(
+            self.experiment_id,
+            run_name=name,
+            tags={ROLE_TAG: role, "bitfront.study": self.study, **tags},
+        )
+        now_ms = time.time_ns() // 1_000_000
+        self.client.log_batch(
+            run.info.run_id,
+            metrics=[
+                Metric(key, float(value), now_ms, 0)
+                for key, value in metrics.items()
+                if math.isfinite(value)  # MLflow's charts stumble over NaN
+            ],
+            params=[Param(key, _text(value)) for key, value in params.items()],
+        )
+        return str(run.info.run_id)
+
+    def finish(self, run_id: str) -> None:
+        """Mark a run as finished."""
+        self.client.set_terminated(run_id)
+
+
+def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
+    """Return the identifier of the experiment, made or brought back if it has to be."""
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        return str(client.create_experiment(name, artifact_location=_artifact_root(uri)))
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
+
+
+def _artifact_root(uri: str) -> str | None:
+    """Return where artifacts go: beside a SQLite file, elsewhere as the store decides."""
+    path = sqlite_path(uri)
+    return None if path is None else (path.resolve().parent / ARTIFACT_FOLDER).as_uri()
+
+
+def _log_finalist(runs: _Runs, point: Point, colour: str, study_run_id: str) -> None:
+    group = {
+        "strategy": point.strategy,
+        "budget": point.budget,
+        "seed": str(point.seed),
+        "pareto": _text(point.on_front),
+    }
+    run_id = runs.log(
+        f"{point.strategy} s{point.seed} {point.test.allocation.key[:6]}",
+        role="finalist",
+        params={
+            **group,
+            "strategy_front": point.on_strategy_front,
+            **_description(point.test),
+        },
+        metrics={**_metrics(point.test), "accuracy_search": point.search.accuracy},
+        tags={**group, RUN_COLOUR_TAG: colour, STUDY_RUN_TAG: study_run_id},
+    )
+    runs.client.log_dict(run_id, point.test.allocation.to_dict(), "allocation.json")
+    runs.finish(run_id)
+
+
+def _log_references(runs: _Runs, result: StudyResult, study_run_id: str) -> None:
+    for name, measurement in (
+        ("float32", result.float_test),
+        ("uniform 8 bit", result.uniform_w8a8),
+    ):
+        run_id = runs.log(
+            name,
+            role="reference",
+            params={"strategy": name, **_description(measurement)},
+            metrics=_metrics(measurement),
+            tags={RUN_COLOUR_TAG: _REFERENCE_COLOUR, STUDY_RUN_TAG: study_run_id},
+        )
+        runs.finish(run_id)
+
+
+def _log_study_run(
+    runs: _Runs,
+    result: StudyResult,
+    figures: Sequence[Path],
+    evaluations: Sequence[Mapping[str, object]],
+) -> str:
+    import yaml
+
+    trials = result.trials
+    run_id = runs.log(
+        f"study {result.name}",
+        role="study",
+        params={
+            "energy_table": result.float_test.energy_table,
+            "space_size": _count(result.space_size),
+            "workload": result.workload,
+            **{f"version.{package}": text for package, text in result.versions.items()},
+        },
+        metrics={
+            "evaluations": sum(trial.evaluations for trial in trials),
+            "images_forward": sum(trial.images_forward for trial in trials),
+            "images_backward": sum(trial.images_backward for trial in trials),
+            "finalists": len(result.points),
+            "front_points": len(result.front),
+            "trials_failed": len(result.failed_trials),
+        },
+        tags={"mlflow.note.content": _note(result)},
+    )
+    log_text = runs.client.log_text
+    log_text(run_id, yaml.safe_dump(dict(result.spec), sort_keys=False), "study.yaml")
+    log_text(run_id, json.dumps(result.to_dict(), indent=1), "result.json")
+    for path in figures:
+        runs.client.log_artifact(run_id, str(path), FIGURE_FOLDER)
+    if evaluations:
+        table = {name: [row.get(name) for row in evaluations] for name in evaluations[0]}
+        runs.client.log_table(run_id, table, EVALUATIONS_FILE)
+    runs.finish(run_id)
+    return run_id
+
+
+def _coloured(result: StudyResult) -> Iterable[tuple[Point, str]]:
+    """Yield every finalist with its strategy's colour."""
+    by_strategy = styles(trial.strategy for trial in result.trials)
+    return ((point, by_strategy[point.strategy].colour) for point in result.points)
+
+
+def _description(measurement: Measurement) -> dict[str, object]:
+    return {
+        "allocation": measurement.allocation.key,
+        "energy_table": measurement.energy_table,
+        "split": measurement.split,
+        "samples": measurement.samples,
+    }
+
+
+def _metrics(measurement: Measurement) -> dict[str, float]:
+    values = {name: getattr(measurement, name) for name in METRICS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _count(number: int) -> str:
+    """Return a count that may have thousands of digits, exact while it is readable."""
+    return str(number) if number < 10**15 else f"{Decimal(number):.3e}"
+
+
+def _note(result: StudyResult) -> str:
+    description = str(result.spec.get("description") or "")
+    return "\n\n".join(filter(None, (description, *result.notes)))
+
+
+def _text(value: object) -> str:
+    """Return a parameter's text; truth as ``true`` and ``false``, as MLflow's users filter it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

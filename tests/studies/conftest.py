@@ -1,0 +1,109 @@
+"""A finished study made of formulas, for what only reads results."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bitfront.spaces import BitAllocation, Measurement, non_dominated
+from bitfront.studies.result import Point, StudyResult, TrialRecord
+
+LAYERS = ("conv1", "conv2", "conv3", "fc1", "fc2")
+STRATEGIES = {"percentile": 0.010, "random": -0.025, "uniform": -0.008}
+SAMPLES = 360
+
+
+def synthetic_measurement(bits, accuracy, split, activations=None) -> Measurement:
+    """A measurement whose energy is the mean product of widths over 64."""
+    activations = bits if activations is None else activations
+    product = float(np.mean(np.multiply(bits, activations)))
+    return Measurement(
+        allocation=BitAllocation(LAYERS, list(bits), list(activations)),
+        accuracy=accuracy,
+        accuracy_se=math.sqrt(accuracy * (1 - accuracy) / SAMPLES),
+        loss=2 * (1 - accuracy),
+        energy_vs_fp32=product / 1024,
+        energy_vs_w8a8=product / 64,
+        energy_pj=1500 * product,
+        energy_table="horowitz-45nm",
+        size_bytes=int(2000 * np.mean(bits)),
+        bops=int(1e6 * product),
+        mean_weight_bits=float(np.mean(bits)),
+        mean_activation_bits=float(np.mean(activations)),
+        samples=SAMPLES,
+        wall_s=0.01,
+        split=split,
+    )
+
+
+def synthetic_points(strategy: str, gain: float, rng: np.random.Generator) -> list[Point]:
+    """Ten finalists between 2 and 8 bits, the front flags still unset."""
+    points = []
+    for index, width in enumerate(np.linspace(2.2, 8.0, 10)):
+        if strategy == "uniform":
+            bits = [round(width)] * len(LAYERS)
+        else:
+            bits = np.clip(np.round(width + rng.normal(0, 1, len(LAYERS))), 2, 8).astype(int)
+        bits = [8, *map(int, bits[1:-1]), 8]
+        accuracy = float(np.clip(0.975 - 0.9 * math.exp(-0.8 * np.mean(bits)) + gain, 0.1, 0.98))
+        seen, held_out = (
+            synthetic_measurement(bits, float(np.clip(accuracy + rng.normal(0, 0.004), 0, 1)), s)
+            for s in ("search", "test")
+        )
+        points.append(Point(strategy, index % 2, "30 evaluations", seen, held_out, True, False))
+    return points
+
+
+def flag_fronts(points: list[Point]) -> list[Point]:
+    """Set the front flags as a study does."""
+
+    def optimal(measurements) -> list[bool]:
+        costs = np.array([[-m.accuracy, m.energy_vs_w8a8] for m in measurements])
+        return [bool(flag) for flag in non_dominated(costs)]
+
+    on_front = optimal([point.test for point in points])
+    flagged = []
+    for strategy in dict.fromkeys(point.strategy for point in points):
+        rows = [i for i, point in enumerate(points) if point.strategy == strategy]
+        own = optimal([points[i].search for i in rows])
+        for i, on_own in zip(rows, own, strict=True):
+            p = points[i]
+            flagged.append(
+                Point(p.strategy, p.seed, p.budget, p.search, p.test, on_own, on_front[i])
+            )
+    return flagged
+
+
+def _synthetic_result(name: str = "synthetic", strategies=None) -> StudyResult:
+    """A study of thirty finalists; another name or other labels for the same formulas."""
+    rng = np.random.default_rng(0)
+    labels = STRATEGIES if strategies is None else strategies
+    points = [p for label, gain in labels.items() for p in synthetic_points(label, gain, rng)]
+    return StudyResult(
+        name=name,
+        spec={"study": name, "description": "formulas", "model": {"name": "cnn5"}},
+        points=tuple(flag_fronts(points)),
+        trials=tuple(
+            TrialRecord(label, seed, "30 evaluations", 30, 30 * SAMPLES, 1.5)
+            for label in labels
+            for seed in (0, 1)
+        ),
+        float_search=synthetic_measurement([32] * 5, 0.978, "search"),
+        float_test=synthetic_measurement([32] * 5, 0.975, "test"),
+        uniform_w8a8=synthetic_measurement([8] * 5, 0.972, "test"),
+        workload="0" * 32,
+        space_size=7**6,
+        versions={"bitfront": "0.1.0"},
+        notes=("formulas, not measurements",),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_synthetic_result():
+    """The factory: ``make_synthetic_result(name=..., strategies={label: gain})``."""
+    return _synthetic_result
+
+
+@pytest.fixture(scope="session")
+def synthetic_result() -> StudyResult:
+    return _synthetic_result()

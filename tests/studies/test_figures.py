@@ -1,0 +1,125 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bitfront.studies.curves import curves
+from bitfront.studies.figures import bits_figure, front_figure, write_figures
+from bitfront.studies.front_page import front_html
+
+HOSTILE = "<script>alert('x')</script>"
+
+
+def size(path) -> tuple[int, int]:
+    """Width and height from a PNG's header."""
+    header = path.read_bytes()[:24]
+    assert header.startswith(b"\x89PNG\r\n\x1a\n")
+    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
+
+
+def test_curve_is_best_accuracy_at_or_below_each_energy(synthetic_result):
+    drawn = curves(synthetic_result)
+    assert [curve.strategy for curve in drawn] == ["percentile", "random", "uniform"]
+    for curve in drawn:
+        assert len(curve.points) == 10
+        assert np.all(np.diff(curve.energy) >= 0)
+        for energy, best in zip(curve.energy, curve.best, strict=True):
+            below = [
+                100 * point.test.accuracy
+                for point in synthetic_result.points
+                if point.strategy == curve.strategy and point.test.energy_vs_w8a8 <= energy
+            ]
+            assert best <= max(below)
+        assert curve.best[-1] == curve.accuracy.max()
+
+
+def test_failed_measurements_are_left_out(synthetic_result):
+    first, *rest = synthetic_result.points
+    failed = replace(first, test=replace(first.test, accuracy=float("nan"), error="diverged"))
+    result = replace(synthetic_result, points=(failed, *rest))
+    assert len(curves(result)[0].points) == 9
+    assert np.isfinite(curves(result)[0].best).all()
+
+
+def test_written_pictures_have_the_size_of_a_screen(synthetic_result, tmp_path):
+    paths = write_figures(synthetic_result, tmp_path / "figures")
+    assert {path.name for path in paths} == {
+        "fronts.html",
+        "front.png",
+        "front-percentile.png",
+        "front-random.png",
+        "front-uniform.png",
+        "bits.png",
+    }
+    assert all(size(path) == (1500, 950) for path in paths if path.suffix == ".png")
+
+
+def test_front_shows_every_finalist_and_marks_the_common_front(synthetic_result):
+    axes = front_figure(synthetic_result).axes[0]
+    counts = {
+        text.get_text(): len(np.ravel(handle.get_xdata()))
+        for text, handle in zip(axes.get_legend().get_texts(), legend_lines(axes), strict=True)
+    }
+    assert counts == {
+        "percentile": 10,
+        "random": 10,
+        "uniform": 10,
+        "on the common front": len(synthetic_result.front),
+    }
+
+
+def legend_lines(axes):
+    """The plotted lines behind the legend's entries, in its order."""
+    handles, _ = axes.get_legend_handles_labels()
+    shown = {handle.get_label(): getattr(handle, "lines", [handle])[0] for handle in handles}
+    return [shown[text.get_text()] for text in axes.get_legend().get_texts()]
+
+
+def test_front_of_one_strategy_stands_beside_the_uniform_curve(synthetic_result):
+    axes = front_figure(synthetic_result, "random").axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["random", "uniform"]
+
+
+def test_absolute_axis_is_left_out_without_absolute_energies(synthetic_result):
+    assert len(front_figure(synthetic_result).axes[0].child_axes) == 1
+    relative = replace(
+        synthetic_result, uniform_w8a8=replace(synthetic_result.uniform_w8a8, energy_pj=None)
+    )
+    assert front_figure(relative).axes[0].child_axes == []
+
+
+def test_absolute_axis_agrees_with_the_table(synthetic_result):
+    figure = front_figure(synthetic_result)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    point = synthetic_result.points[0].test
+    low, high = axes.child_axes[0].get_xlim()
+    left, right = axes.get_xlim()
+    share = (point.energy_vs_w8a8 - left) / (right - left)
+    assert low + share * (high - low) == pytest.approx(point.energy_pj * 1e-6)
+
+
+def test_bits_are_those_of_the_common_front(synthetic_result):
+    weights = bits_figure(synthetic_result).axes[0]
+    shown = [text.get_text() for text in weights.texts]
+    expected = [str(b) for p in synthetic_result.front for b in p.test.allocation.weights]
+    assert shown == expected
+
+
+def test_page_needs_no_network_and_escapes_labels(make_synthetic_result):
+    page = front_html(make_synthetic_result(HOSTILE, {HOSTILE: 0.01, "uniform": 0.0}))
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    assert "<script>alert" not in page
+    assert page.count("alert('x')") == 0  # quotes are escaped too
+
+
+def test_labels_that_matplotlib_would_interpret_are_shown_as_they_are(
+    make_synthetic_result, tmp_path
+):
+    labels = {"$broken": 0.01, "_hidden": 0.0, "a/b": 0.0, "a:b": 0.0}
+    result = make_synthetic_result("50$ \\frac", labels)
+    names = [path.name for path in write_figures(result, tmp_path)]
+    assert len(set(names)) == 3 + len(labels)
+    texts = front_figure(result).axes[0].get_legend().get_texts()
+    assert " _hidden" in [text.get_text() for text in texts]

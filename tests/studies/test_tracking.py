@@ -1,0 +1,200 @@
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from bitfront.spaces import BitAllocation, StudyError
+from bitfront.studies.mlflow_store import connect, resolve_uri, without_password
+from bitfront.studies.mlflow_views import VIEW_TAG
+from bitfront.studies.result import StudyResult
+from bitfront.studies.tracking import METRICS, log_study
+
+# MLflow's own libraries address deprecation warnings to MLflow.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+EVALUATIONS = [
+    {"strategy": "random", "seed": 0, "order": 0, "accuracy": 0.5, "allocation": "{}"},
+    {"strategy": "random", "seed": 0, "order": 1, "accuracy": None, "allocation": "{}"},
+]
+ALL_RUNS = 1000
+
+
+@pytest.fixture(scope="module")
+def tracked(synthetic_result, tmp_path_factory):
+    """A study logged twice, into the default store beside its folder."""
+    folder = tmp_path_factory.mktemp("output") / synthetic_result.name
+    folder.mkdir()
+    environment = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    arguments = {"uri": None, "experiment": None, "folder": folder, "evaluations": EVALUATIONS}
+    first = log_study(synthetic_result, **arguments)
+    last = log_study(synthetic_result, **arguments)
+    if environment is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = environment
+    return first, last, folder
+
+
+@pytest.fixture(scope="module")
+def tiny_result(make_synthetic_result) -> StudyResult:
+    result = make_synthetic_result("tiny", {"uniform": 0.0})
+    return replace(result, points=result.points[:2])
+
+
+@pytest.fixture(scope="module")
+def client(tracked) -> MlflowClient:
+    return MlflowClient(tracking_uri=tracked[1].uri)
+
+
+@pytest.fixture(scope="module")
+def runs(tracked, client) -> list:
+    """The runs of the last logging."""
+    found = client.search_runs([tracked[1].experiment_id], max_results=ALL_RUNS)
+    return [
+        run
+        for run in found
+        if tracked[1].study_run_id in (run.info.run_id, run.data.tags.get("bitfront.study_run"))
+    ]
+
+
+def with_role(runs, role) -> list:
+    return [run for run in runs if run.data.tags["bitfront.role"] == role]
+
+
+def artifact(run, path) -> str:
+    return (Path(run.info.artifact_uri.removeprefix("file://")) / path).read_text()
+
+
+def test_default_store_lies_beside_the_study(tracked):
+    _, last, folder = tracked
+    assert last.uri == f"sqlite:///{folder.parent}/mlflow.db"
+    assert (folder.parent / "mlflow.db").is_file()
+    assert (folder.parent / "mlflow-artifacts").is_dir()
+    assert last.experiment == folder.name
+
+
+def test_every_finalist_is_one_flat_run(synthetic_result, runs):
+    assert len(with_role(runs, "finalist")) == len(synthetic_result.points) == 30
+    assert len(with_role(runs, "reference")) == 2
+    assert len(with_role(runs, "study")) == 1
+    assert not any("mlflow.parentRunId" in run.data.tags for run in runs)
+    assert all(run.info.status == "FINISHED" for run in runs)
+
+
+def test_finalist_carries_its_measurement(synthetic_result, runs):
+    by_point = {
+        (run.data.params["strategy"], run.data.params["seed"], run.data.metrics["accuracy"]): run
+        for run in with_role(runs, "finalist")
+    }
+    for point in synthetic_result.points:
+        test = point.test
+        run = by_point[point.strategy, str(point.seed), test.accuracy]
+        assert {name: run.data.metrics[name] for name in METRICS} == pytest.approx(
+            {name: getattr(test, name) for name in METRICS}
+        )
+        assert run.data.metrics["accuracy_search"] == point.search.accuracy
+        assert run.data.params["pareto"] == run.data.tags["pareto"] == str(point.on_front).lower()
+        assert run.data.params["strategy_front"] == str(point.on_strategy_front).lower()
+        assert run.data.params["energy_table"] == "horowitz-45nm"
+        allocation = BitAllocation.from_json(artifact(run, "allocation.json"))
+        assert allocation == test.allocation
+
+
+def test_one_colour_per_strategy(runs):
+    pairs = {
+        (run.data.params["strategy"], run.data.tags["mlflow.runColor"])
+        for run in with_role(runs, "finalist")
+    }
+    assert len(pairs) == len({colour for _, colour in pairs}) == 3
+
+
+def test_study_run_holds_everything_needed(synthetic_result, runs, client):
+    (study,) = with_role(runs, "study")
+    figures = {item.path for item in client.list_artifacts(study.info.run_id, "figures")}
+    assert {"figures/fronts.html", "figures/front.png", "figures/front-random.png"} <= figures
+    stored = StudyResult.from_dict(json.loads(artifact(study, "result.json")))
+    assert stored == synthetic_result
+    assert "study: synthetic" in artifact(study, "study.yaml")
+    assert study.data.params["version.bitfront"] == "0.1.0"
+    table = json.loads(artifact(study, "evaluations.json"))
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert rows == EVALUATIONS
+
+
+def test_preset_page_shows_the_last_logging_only(tracked, client, runs):
+    first, last, _ = tracked
+    assert first.study_run_id != last.study_run_id
+    view = json.loads(client.get_experiment(last.experiment_id).tags[VIEW_TAG])
+    shown = client.search_runs([last.experiment_id], view["searchFilter"], max_results=ALL_RUNS)
+    finalists = {run.info.run_id for run in with_role(runs, "finalist")}
+    assert {run.info.run_id for run in shown} == finalists
+    scatter = view["compareRunCharts"][0]
+    assert (scatter["type"], scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == (
+        "SCATTER",
+        "energy_vs_w8a8",
+        "accuracy",
+    )
+
+
+def test_preset_page_fits_into_a_tag_of_older_stores(tracked, client):
+    assert len(client.get_experiment(tracked[1].experiment_id).tags[VIEW_TAG]) < 5000
+
+
+def test_deleted_experiment_is_brought_back(tiny_result, tracked, client):
+    _, last, folder = tracked
+    arguments = {"uri": last.uri, "experiment": "put away", "folder": folder}
+    first = log_study(tiny_result, **arguments)
+    client.delete_experiment(first.experiment_id)
+    assert log_study(tiny_result, **arguments).experiment_id == first.experiment_id
+
+
+def test_logging_is_silent_and_leaves_mlflow_as_it_was(tiny_result, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    before = mlflow.get_tracking_uri()
+    folder = tmp_path / "output" / "study"
+    tracked = log_study(tiny_result, uri=None, experiment="named", folder=folder)
+    assert tracked.uri == f"sqlite:///{tmp_path}/elsewhere.db"
+    assert tracked.experiment == "named"
+    assert mlflow.get_tracking_uri() == before
+    assert mlflow.active_run() is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_study_comes_before_environment_before_default(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
+    assert resolve_uri(None, tmp_path) == "http://there:5000"
+    assert resolve_uri("http://here:5000", tmp_path) == "http://here:5000"
+
+
+def test_file_that_is_no_store_is_refused(tmp_path):
+    path = tmp_path / "notes.db"
+    path.write_text("buy milk")
+    with pytest.raises(StudyError, match=r"notes\.db is not an MLflow store"):
+        connect(f"sqlite:///{path}", create=True)
+    assert path.read_text() == "buy milk"
+
+
+def test_missing_store_is_not_made_by_looking(tmp_path):
+    with pytest.raises(StudyError, match="run a study first"):
+        connect(f"sqlite:///{tmp_path}/mlflow.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_store_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot write MLflow's store"):
+        connect(f"sqlite:///{tmp_path}/file/mlflow.db", create=True)
+
+
+def test_server_that_does_not_answer_is_named_without_its_password():
+    with pytest.raises(StudyError, match=r"no MLflow server answers at http://ana:\*\*\*@127") as e:
+        connect("http://ana:secret@127.0.0.1:9")
+    assert "secret" not in str(e.value)
+
+
+def test_uri_without_password_is_shown_whole():
+    assert without_password("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
