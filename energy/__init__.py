@@ -1,1 +1,27 @@
-"""bitfront.energy."""
+"""What an allocation costs: tables of hardware energy, and pricing with them."""
+
+from .model import Costs, EnergyModel
+from .options import EnergyOptions
+from .report import EnergyReport
+from .schema import EnergyTable
+from .size import bops, mean_activation_bits, mean_weight_bits, size_bytes
+from .table import EnergyEvidenceWarning, load_table, options_from, table_names, variant_names
+from .traffic import Item
+
+__all__ = [
+    "Costs",
+    "EnergyEvidenceWarning",
+    "EnergyModel",
+    "EnergyOptions",
+    "EnergyReport",
+    "EnergyTable",
+    "Item",
+    "bops",
+    "load_table",
+    "mean_activation_bits",
+    "mean_weight_bits",
+    "options_from",
+    "size_bytes",
+    "table_names",
+    "variant_names",
+]

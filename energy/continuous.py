@@ -1,0 +1,67 @@
+"""Prices of widths between whole bits, differentiable; the one file here that needs torch."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..spaces import EnergyTableError
+from .batch import supported_widths
+from .terms import Floats, Terms
+
+
+def price_continuous(terms: Terms, costs: Floats, weight: Tensor, activation: Tensor) -> Tensor:
+    """Return the prices of continuous widths; see `EnergyModel.price_torch`.
+
+    Args:
+        terms: The table on the network.
+        costs: Its ``L x 33 x 33`` costs at whole widths.
+        weight: ``... x L`` floating-point tensor.
+        activation: ``... x L`` floating-point tensor.
+    """
+    knots_w, knots_a = supported_widths(costs)
+    _check(terms, "weight", weight, knots_w, len(costs))
+    _check(terms, "activation", activation, knots_a, len(costs))
+    w, a = weight.double(), activation.double()
+    if terms.table.is_formula:
+        per_layer = terms.continuous(w, a, torch, terms.geometry.to_torch(w.device))
+    else:
+        known = costs[:, knots_w][:, :, knots_a]
+        per_layer = _interpolated(known, knots_w, knots_a, w, a)
+    total: Tensor = per_layer.sum(dim=-1)
+    return total.to(weight.dtype)
+
+
+def _interpolated(known: Floats, knots_w: Floats, knots_a: Floats, w: Tensor, a: Tensor) -> Tensor:
+    """Interpolate ``L x knots x knots`` costs linearly in each width; ``... x L``."""
+    table = torch.as_tensor(known, device=w.device)
+    layer = torch.arange(len(known), device=w.device)
+    low_w, share_w = _segment(knots_w, w)
+    low_a, share_a = _segment(knots_a, a)
+    total = torch.zeros_like(w * a)
+    for dw, part_w in ((0, 1 - share_w), (1, share_w)):
+        for da, part_a in ((0, 1 - share_a), (1, share_a)):
+            total = total + part_w * part_a * table[layer, low_w + dw, low_a + da]
+    return total
+
+
+def _segment(knots: Floats, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of the knot below, and how far it is to the next, in [0, 1]."""
+    at = torch.as_tensor(knots, dtype=bits.dtype, device=bits.device)
+    low = torch.searchsorted(at, bits.detach().contiguous(), right=True) - 1
+    low = low.clamp(0, len(knots) - 2)
+    return low, (bits - at[low]) / (at[low + 1] - at[low])
+
+
+def _check(terms: Terms, operand: str, bits: Tensor, knots: Floats, layers: int) -> None:
+    if bits.shape[-1:] != (layers,) or not bits.is_floating_point():
+        raise EnergyTableError(
+            f"{operand} widths must be a floating-point tensor ... x {layers}, "
+            f"got {tuple(bits.shape)} {bits.dtype}"
+        )
+    lowest, highest = float(bits.detach().min()), float(bits.detach().max())
+    floor = 0.0 if terms.table.is_formula else float(np.min(knots))
+    if lowest < floor or highest > float(np.max(knots)):
+        raise EnergyTableError(
+            f"table {terms.table.id} prices {operand} widths from {floor:g} to {np.max(knots)} "
+            f"bits, got {lowest:g} to {highest:g}"
+        )
