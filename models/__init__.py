@@ -9,7 +9,7 @@ among them, and are imported from there: ``from bitfront.models.train import tra
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .config import DataConfig, TrainConfig, data_names
+from .config import DataConfig, QuantizerConfig, TrainConfig, data_names
 from .locate import data_folder, resolve_checkpoint
 from .zoo import build_model, check_model_name, model_names
 
@@ -37,6 +37,7 @@ _HOMES = {
 __all__ = [
     "DataConfig",
     "ImageSet",
+    "QuantizerConfig",
     "SplitIndices",
     "Splits",
     "TrainConfig",

@@ -1,8 +1,10 @@
-"""The settings of data and training; light, so that a study is checked without loading torch."""
+"""Settings of data, training and quantizers; light, to check a study without loading torch."""
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 from ..spaces import DataError, ModelError, nearest
 
@@ -20,6 +22,9 @@ Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 OptimizerName = Literal["sgd", "adam", "adamw", "adadelta"]
 Schedule = Literal["constant", "cosine"]
 Augmentation = Literal["none", "crop", "crop-flip"]
+WeightObserver = Literal["minmax", "mse"]
+ActivationScheme = Literal["affine", "symmetric"]
+ActivationObserver = Literal["minmax", "percentile", "mse", "kl"]
 
 
 def data_names() -> list[str]:
@@ -136,3 +141,43 @@ class TrainConfig:
         ):
             if (value := getattr(self, field)) not in allowed:
                 raise ModelError(f"unknown train.{field} {value!r}; {nearest(value, allowed)}")
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """How ranges are chosen; the same for every width and strategy of a comparison.
+
+    Attributes:
+        weight_observer: Per output channel, ``minmax`` takes max|w|, ``mse`` the range with the
+            smallest squared error.
+        activation_scheme: ``affine`` or ``symmetric``, per tensor.
+        activation_observer: How the range of an activation follows from the calibration images.
+        percentile: Of ``activation_observer="percentile"``: the share of values, in percent, that
+            lies below the upper (and, mirrored, above the lower) end of the range.
+
+    Raises:
+        ModelError: If a setting has no such value.
+    """
+
+    weight_observer: WeightObserver = "mse"
+    activation_scheme: ActivationScheme = "affine"
+    activation_observer: ActivationObserver = "percentile"
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if (known := get_args(field.type)) and value not in known:
+                raise ModelError(f"{field.name}: no {value!r}; {nearest(str(value), known)}")
+        if not 50 < self.percentile <= 100:
+            raise ModelError(f"percentile must lie in (50, 100], got {self.percentile!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings, ready for JSON."""
+        return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """A hexadecimal name of the settings, the same in every process and version."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -14,14 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .quantizers import (
-    ActivationScheme,
-    QuantizerConfig,
-    WeightObserver,
-    fake_quantize,
-    tensor_grid,
-    weight_grid,
-)
+from .config import ActivationScheme, QuantizerConfig, WeightObserver
+from .quantizers import fake_quantize, tensor_grid, weight_grid
 
 Floats = npt.NDArray[np.float64]
 Range = tuple[float, float]
@@ -163,6 +157,10 @@ def _least_divergence(
     histogram: Histogram, bits: int, scheme: ActivationScheme, full: Range
 ) -> Range:
     centres, counts = histogram.bins(scheme)
+    # Zero is a point of every grid. Its many values after a ReLU would count as if they had to
+    # share their code with the others of their bin, and pull the range towards zero.
+    zero = int(np.argmin(np.abs(centres - histogram.bin_width / 2)))
+    counts[zero] = min(counts[zero], counts[min(zero + 1, len(counts) - 1)])
     return min(_shrunk(full), key=lambda ends: _divergence(centres, counts, ends, bits, scheme))
 
 

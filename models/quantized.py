@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ..spaces import FLOAT_BITS, BitAllocation, Bits, Layer, ModelError, nearest
 from .attention import expose_matmuls
+from .config import QuantizerConfig
 from .fold import fold_batch_norms
 from .profile import is_quantizable
 from .quantized_layers import QuantizedLayer, QuantizedMatMul, QuantizedWeightLayer, WeightCache
-from .quantizers import QuantizerConfig
 from .surgery import replace_modules
 
 Batch = Tensor | tuple[Tensor, Tensor]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..spaces import FLOAT_BITS, Bits, Layer, ModelError
+from .config import QuantizerConfig
 from .observers import Histogram, Range, activation_range, weight_fraction
-from .quantizers import Grid, QuantizerConfig, channel_grid, fake_quantize, tensor_grid, weight_grid
+from .quantizers import Grid, channel_grid, fake_quantize, tensor_grid, weight_grid
 
 
 class WeightCache:

@@ -1,4 +1,4 @@
-"""Uniform quantizers: settings, grids, and quantization with straight-through gradients.
+"""Uniform quantizers: grids, and quantization with straight-through gradients.
 
 A grid has the points ``scale * (code - zero_point)`` for the integer codes from ``lowest`` to
 ``highest``; quantization takes the nearest point, halves to the even code:
@@ -13,65 +13,20 @@ Gradients pass where the code was not clamped and stop where it was (Bengio, Leo
 arXiv:1308.3432; Esser et al., "Learned Step Size Quantization", arXiv:1902.08153, equation 2).
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from ..spaces import FLOAT_BITS, Bits, ChannelBits, ModelError, nearest
-
-WeightObserver = Literal["minmax", "mse"]
-ActivationScheme = Literal["affine", "symmetric"]
-ActivationObserver = Literal["minmax", "percentile", "mse", "kl"]
+from ..spaces import FLOAT_BITS, Bits, ChannelBits
+from .config import ActivationScheme
 
 CONTAINER_BITS = 8
 """Width of the codes in which channels of unequal widths up to 8 bits are held together."""
-
-
-@dataclass(frozen=True)
-class QuantizerConfig:
-    """How ranges are chosen; the same for every width and strategy of a comparison.
-
-    Attributes:
-        weight_observer: Per output channel, ``minmax`` takes max|w|, ``mse`` the range with the
-            smallest squared error.
-        activation_scheme: ``affine`` or ``symmetric``, per tensor.
-        activation_observer: How the range of an activation follows from the calibration images.
-        percentile: Of ``activation_observer="percentile"``: the share of values, in percent, that
-            lies below the upper (and, mirrored, above the lower) end of the range.
-
-    Raises:
-        ModelError: If a setting has no such value.
-    """
-
-    weight_observer: WeightObserver = "mse"
-    activation_scheme: ActivationScheme = "affine"
-    activation_observer: ActivationObserver = "percentile"
-    percentile: float = 99.99
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if (known := get_args(field.type)) and value not in known:
-                raise ModelError(f"{field.name}: no {value!r}; {nearest(str(value), known)}")
-        if not 50 < self.percentile <= 100:
-            raise ModelError(f"percentile must lie in (50, 100], got {self.percentile!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings, ready for JSON."""
-        return asdict(self)
-
-    @property
-    def digest(self) -> str:
-        """A hexadecimal name of the settings, the same in every process and version."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

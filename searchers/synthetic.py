@@ -102,8 +102,8 @@ class TinyNetwork:
 
     def quantized_model(self) -> "QuantizedModel":
         """Return a fresh, calibrated copy of the network."""
+        from ..models.config import QuantizerConfig
         from ..models.quantized import QuantizedModel
-        from ..models.quantizers import QuantizerConfig
 
         model = QuantizedModel(self._model, self.layers, QuantizerConfig())
         model.calibrate([self._images])
