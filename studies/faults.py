@@ -1,0 +1,187 @@
+"""What is wrong with a study, in sentences that say where and what to do."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ..spaces import StudyError, nearest
+from .yaml_lines import Document, Place, describe, show_place
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a study.
+
+    Attributes:
+        where: File and line, or the option that set the value.
+        place: The key, as ``strategies[1].name``.
+        message: One sentence: what was expected, what came, what to do.
+    """
+
+    where: str
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.place, self.message) if part)
+
+
+class InvalidStudyError(StudyError):
+    """A study with faults; its text has one line for each.
+
+    Attributes:
+        faults: What is wrong, in the order of the file.
+    """
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+def fault_at(document: Document, place: Place, message: str) -> Fault:
+    """Return a fault at a place, or at the entry of it that the message names."""
+    exact = _narrowed(document.value, place, message)
+    return Fault(document.where(exact), show_place(exact), message)
+
+
+def faults_of(error: ValidationError, document: Document, root: type[BaseModel]) -> list[Fault]:
+    """Turn what pydantic found into faults, in the order of the file.
+
+    Args:
+        error: What pydantic found.
+        document: What it was asked to validate.
+        root: The model it validated against.
+    """
+    found: dict[Place, list[str]] = {}
+    items = error.errors(include_url=False)
+    for item in items:
+        place = _existing(document.value, item["loc"])
+        if item["type"] == "too_short" and any(_lies_in(other["loc"], place) for other in items):
+            continue  # pydantic counts the items that passed
+        sentence = _sentence(item["type"], item["input"], item.get("ctx", {}))
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = _known_keys(root, place[:-1])
+            sentence = f"unknown key; {nearest(str(place[-1]), known)}"
+        elif item["type"] == "missing":
+            key = str(item["loc"][-1])
+            sentence = f"{key!r} is missing; write {show_place((*place, key))}: ..."
+        found.setdefault(place, []).append(sentence)
+    faults = [fault_at(document, place, _joined(said)) for place, said in found.items()]
+    order = {origin: rank for rank, origin in enumerate(document.origins.values())}
+    return sorted(faults, key=lambda fault: order[fault.where])
+
+
+def _lies_in(location: Place, place: Place) -> bool:
+    return len(location) > len(place) and location[: len(place)] == place
+
+
+def _sentence(kind: str, given: Any, context: Mapping[str, Any]) -> str:
+    expected = {
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "tuple_type": "a list",
+        "list_type": "a list",
+        "dict_type": "a mapping",
+        "mapping_type": "a mapping",
+        "model_type": "a mapping",
+        "dataclass_type": "a mapping",
+    }.get(kind)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        expected = str(context["expected"])
+    elif "ge" in context or "le" in context:
+        bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
+        expected = f"a number of {bound}"
+    elif kind == "too_short":
+        least = context["min_length"]
+        entries = "entry" if least == 1 else "entries"
+        return f"expected at least {least} {entries}, got {context['actual_length']}"
+    return f"expected {expected or 'another kind of value'}, got {describe(given)}"
+
+
+def _joined(sentences: list[str]) -> str:
+    """Make one sentence of what the branches of a union said of one value."""
+    distinct = list(dict.fromkeys(sentences))
+    expected = [re.match(r"expected (.*), got .*", sentence) for sentence in distinct]
+    if len(distinct) > 1 and all(expected):
+        options = " or ".join(match.group(1) for match in expected if match)
+        return f"expected {options}, got {distinct[0].rpartition(', got ')[2]}"
+    return distinct[0]
+
+
+def _existing(value: Any, location: Iterable[str | int]) -> Place:
+    """Return the part of a location that is in the value, without names of union branches."""
+    place: list[str | int] = []
+    for part in location:
+        inside = isinstance(value, Mapping) or (isinstance(value, list) and isinstance(part, int))
+        if not inside or (isinstance(value, Mapping) and part not in value):
+            break
+        place.append(part)
+        value = value[part]
+    return tuple(place)
+
+
+def _narrowed(value: Any, place: Place, message: str) -> Place:
+    """Return the entry below a place whose key or text the message quotes, else the place.
+
+    Keys directly below it need no quotes.
+    """
+    for part in place:
+        value = value[part] if not isinstance(value, Mapping) else value.get(part)
+    level = [(place, value)]
+    while level:
+        level = [
+            ((*above, key), inside) for above, outer in level for key, inside in _entries(outer)
+        ]
+        for found, inside in level:
+            texts = [text for text in (found[-1], inside) if isinstance(text, str)]
+            if any(repr(text) in message for text in texts):
+                return found
+            if len(found) == len(place) + 1 and _names(message, found[-1]):
+                return found
+    return place
+
+
+def _names(message: str, key: str | int) -> bool:
+    word = rf"(?<![\w-]){re.escape(str(key))}(?![\w-])"
+    return isinstance(key, str) and re.search(word, message) is not None
+
+
+def _entries(value: Any) -> Iterable[tuple[str | int, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _known_keys(root: type, place: Place) -> list[str]:
+    """Return the keys a section takes, following the annotations from the root to it."""
+    kind = root
+    for part in place:
+        if isinstance(part, str):
+            kind = next(_sections(_annotation(kind, part)))
+    if is_dataclass(kind):
+        return [field.name for field in fields(kind)]
+    return list(kind.model_fields) if issubclass(kind, BaseModel) else []
+
+
+def _annotation(kind: type, name: str) -> Any:
+    if is_dataclass(kind):
+        return next(field.type for field in fields(kind) if field.name == name)
+    assert issubclass(kind, BaseModel)
+    return kind.model_fields[name].annotation
+
+
+def _sections(annotation: Any) -> Iterator[type]:
+    """Yield the models and dataclasses an annotation speaks of."""
+    if isinstance(annotation, type) and (
+        is_dataclass(annotation) or issubclass(annotation, BaseModel)
+    ):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)

@@ -1,0 +1,196 @@
+"""A finished study in the terminal, and as plain rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ..spaces import Measurement, StudyError
+from .palette import styles
+from .result import RESULT_FILE, Point, StudyResult
+from .spec import find_study
+from .yaml_lines import read_yaml
+
+DEFAULT_OUTPUT = "bitfront-runs"
+_WIDTH, _HEIGHT = 64, 14
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def find_result(study: str, output: str = DEFAULT_OUTPUT) -> Path:
+    """Return the folder of a finished study.
+
+    Args:
+        study: A study's folder, the name of a study, or a study file.
+        output: The folder that holds the folders of studies.
+
+    Raises:
+        StudyError: If there is none.
+    """
+    for folder in (Path(study), Path(output) / study):
+        if (folder / RESULT_FILE).is_file():
+            return folder
+    if not Path(study).is_file():
+        raise StudyError(
+            f"no finished study {study!r}: looked for {RESULT_FILE} in {study} and in "
+            f"{Path(output) / study}; run it first (bitfront run STUDY), or name its folder"
+        )
+    said = read_yaml(find_study(study)).value
+    return Path(str(said.get("output", output))) / str(said.get("study"))
+
+
+def point_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Return one row of plain values per point, as measured on the test split."""
+    return [
+        {
+            "strategy": point.strategy,
+            "seed": point.seed,
+            "budget": point.budget,
+            "allocation": point.test.allocation.key,
+            **measurement_row(point.test),
+            "on_front": point.on_front,
+            "on_strategy_front": point.on_strategy_front,
+        }
+        for point in points
+    ]
+
+
+def measurement_row(measurement: Measurement) -> dict[str, Any]:
+    """Return what is reported of a measurement as plain values."""
+    names = (
+        "accuracy",
+        "accuracy_se",
+        "loss",
+        "energy_pj",
+        "energy_vs_fp32",
+        "energy_vs_w8a8",
+        "energy_table",
+        "size_bytes",
+        "bops",
+        "mean_weight_bits",
+        "mean_activation_bits",
+        "samples",
+        "split",
+    )
+    values = measurement.to_dict()
+    return {name: values[name] for name in names}
+
+
+def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
+    """Return the front as a picture and a table, with the baselines and the trials that failed.
+
+    Args:
+        result: The study.
+        everything: Whether to list every finalist, not the common front only.
+    """
+    points = result.points if everything else result.front
+    parts: list[RenderableType] = [_picture(result), _table(result, points)]
+    parts += [
+        Text(f"{trial.strategy}, seed {trial.seed} failed: {trial.error}", style="red")
+        for trial in result.failed_trials
+    ]
+    parts += [Text(note, style="dim") for note in result.notes]
+    return Group(*parts)
+
+
+def _table(result: StudyResult, points: Sequence[Point]) -> Table:
+    held_out = result.float_test
+    table = Table(
+        title=f"{escape(result.name)}: {len(points)} of {len(result.points)} finalists, "
+        f"{held_out.samples} test images, energy table {escape(held_out.energy_table)}",
+        title_justify="left",
+        box=None,
+    )
+    table.add_column("strategy", no_wrap=True)
+    for heading in ("seed", "accuracy", "energy", "vs fp32", "vs w8a8", "size", "bits w/a"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    colours = styles(point.strategy for point in result.points)
+    for point in sorted(points, key=lambda p: (p.test.energy_vs_w8a8, p.strategy, p.seed)):
+        name = Text(point.strategy, style=colours[point.strategy].colour)
+        table.add_row(name, str(point.seed), *_cells(point.test))
+    table.add_row("float32", "", *_cells(held_out), style="dim")
+    table.add_row("8 bit everywhere", "", *_cells(result.uniform_w8a8), style="dim")
+    return table
+
+
+def _cells(measured: Measurement) -> tuple[str, ...]:
+    return (
+        f"{100 * measured.accuracy:.2f} ± {100 * measured.accuracy_se:.2f} %",
+        "" if measured.energy_pj is None else energy_text(measured.energy_pj),
+        f"{measured.energy_vs_fp32:.3f}",
+        f"{measured.energy_vs_w8a8:.3f}",
+        size_text(measured.size_bytes),
+        f"{measured.mean_weight_bits:.1f}/{measured.mean_activation_bits:.1f}",
+    )
+
+
+def _picture(result: StudyResult) -> Text:
+    """Draw accuracy over energy with a letter per strategy; capitals are on the common front."""
+    points = [point for point in result.points if not point.test.failed]
+    if not points:
+        return Text("no finalist could be measured", style="red")
+    columns = _cells_along([p.test.energy_vs_w8a8 for p in points], _WIDTH)
+    rows = _cells_along([p.test.accuracy for p in points], _HEIGHT)
+    drawn = styles(point.strategy for point in points)
+    letters = dict(zip(drawn, _LETTERS * (len(drawn) // len(_LETTERS) + 1), strict=False))
+    grid: dict[tuple[int, int], Point] = {}
+    for point, column, row in zip(points, columns, rows, strict=True):
+        shown = grid.get((row, column))
+        if shown is None or (point.on_front and not shown.on_front):
+            grid[row, column] = point
+    best, worst = (100 * f(p.test.accuracy for p in points) for f in (max, min))
+    text = Text("accuracy on the test split, %\n")
+    for row in range(_HEIGHT - 1, -1, -1):
+        label = {_HEIGHT - 1: f"{best:.1f}", 0: f"{worst:.1f}"}.get(row, "")
+        text.append(f"{label:>6} │")
+        for column in range(_WIDTH):
+            if (found := grid.get((row, column))) is None:
+                text.append(" ")
+                continue
+            letter = letters[found.strategy]
+            colour = drawn[found.strategy].colour
+            text.append(letter.upper() if found.on_front else letter, style=colour)
+        text.append("\n")
+    low, high = (f(p.test.energy_vs_w8a8 for p in points) for f in (min, max))
+    gap = " " * (_WIDTH - 10)
+    text.append(f"{'':>6} └{'─' * _WIDTH}\n{'':>8}{low:<5.3f}{gap}{high:>5.3f}\n")
+    text.append(f"{'':>8}energy relative to uniform 8 bit; capitals are on the front: ")
+    for label, style in drawn.items():
+        text.append(f"{letters[label]} {label}  ", style=style.colour)
+    return text.append("\n")
+
+
+def _cells_along(values: Sequence[float], cells: int) -> list[int]:
+    """Return in which of equally wide cells between the extremes each value lies."""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return [round((value - low) / span * (cells - 1)) for value in values]
+
+
+def energy_text(energy_pj: float) -> str:
+    """Return an energy with a fitting unit.
+
+    Examples:
+        >>> energy_text(850), energy_text(1.234e6)
+        ('850 pJ', '1.23 µJ')
+    """
+    for factor, unit in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")):
+        if energy_pj >= factor:
+            return f"{energy_pj / factor:.3g} {unit}"
+    return f"{energy_pj:.3g} pJ"
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a size with a fitting unit.
+
+    Examples:
+        >>> size_text(900), size_text(269_722)
+        ('900 B', '270 kB')
+    """
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.3g} {unit}"
+    return f"{size_bytes:.0f} B"

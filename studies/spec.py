@@ -1,0 +1,210 @@
+"""A study: what is asked, of which network, on which data, of which strategies, at which cost.
+
+A `StudySpec` is what a study file says, checked: it is made by `StudySpec.load` and never changed
+afterwards. Sections that belong to lower floors are those floors' own settings (`DataConfig`,
+`TrainConfig`, `QuantizerConfig`, `EnergyOptions`, `Budget`), so that a default has one home.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from ..models.config import DataConfig, QuantizerConfig
+from ..models.locate import data_folder
+from ..searchers import Budget
+from ..spaces import OBJECTIVES, BitfrontError, Objective, StudyError, nearest, objective
+from .faults import InvalidStudyError, fault_at, faults_of
+from .sections import (
+    EnergySpec,
+    ExecutionSpec,
+    ModelSpec,
+    Section,
+    SpaceSpec,
+    StrategySpec,
+    TrackingSpec,
+    distinct,
+    study_folder,
+)
+from .yaml_lines import Document, Place, read_yaml, show_place
+
+LIBRARY = Path(__file__).parent / "library"
+"""The folder of the ready studies."""
+
+
+def _study_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError(
+            f"a study's name is up to 64 letters, digits, '-', '_' and '.', beginning with a "
+            f"letter or digit: it names a folder; got {name[:70]!r}"
+        )
+    return name
+
+
+def _known_objective(name: str) -> str:
+    return objective(name).name
+
+
+def _labelled(strategies: tuple[Any, ...]) -> tuple[Any, ...]:
+    labels = [strategy.label for strategy in strategies]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise ValueError(f"two strategies are called {twice[0]!r}; give one of them a 'label'")
+    return strategies
+
+
+class StudySpec(Section):
+    """A study, checked.
+
+    Attributes:
+        study: Its name; results are written to a folder of that name.
+        description: One sentence on what it asks.
+        model: The network.
+        data: The images.
+        space: The bit-width space.
+        quantizer: How a width is realised.
+        energy: What prices an allocation.
+        objectives: What the front trades off.
+        strategies: What is compared.
+        budgets: What each strategy may spend, and limits on what it may propose.
+        seeds: Every strategy runs once with each.
+        execution: Where the work is done.
+        tracking: Where results are logged.
+        output: Folder for study folders, relative to the working directory.
+    """
+
+    study: Annotated[str, AfterValidator(_study_name)]
+    description: str = ""
+    model: ModelSpec
+    data: DataConfig
+    space: SpaceSpec = SpaceSpec()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    energy: EnergySpec = EnergySpec()
+    objectives: Annotated[
+        tuple[Annotated[str, AfterValidator(_known_objective)], ...],
+        Field(min_length=2),
+        AfterValidator(distinct),
+    ] = ("accuracy", "energy")
+    strategies: Annotated[tuple[StrategySpec, ...], Field(min_length=1), AfterValidator(_labelled)]
+    budgets: Annotated[tuple[Budget, ...], Field(min_length=1), AfterValidator(distinct)] = (
+        Budget(evaluations=30),
+    )
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(distinct)
+    ] = (0,)
+    execution: ExecutionSpec = ExecutionSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    output: Annotated[str, Field(min_length=1)] = "bitfront-runs"
+
+    _document: Document = PrivateAttr(default=Document({}, {(): "the study"}, Path()))
+
+    @field_validator("data")
+    @classmethod
+    def _find_data(cls, config: DataConfig, info: ValidationInfo) -> DataConfig:
+        folder = data_folder(config, study_folder(info))
+        return config if config.root is None else replace(config, root=str(folder))
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Mapping[Place, Any] | None = None) -> "StudySpec":
+        """Read and check a study; nothing heavy is loaded for built-in networks.
+
+        Args:
+            source: Path of a study file, or the name of a ready study.
+            overrides: Values by place, in place of the file's.
+
+        Raises:
+            InvalidStudyError: With file and line of everything that is wrong.
+            StudyError: If the file cannot be read.
+        """
+        path = find_study(source)
+        document = read_yaml(path, path.name if path.parent == LIBRARY else str(source))
+        for place, value in (overrides or {}).items():
+            document = document.replaced(place, value, f"option {show_place(place)}")
+        return cls.parse(document)
+
+    @classmethod
+    def parse(cls, document: Document) -> "StudySpec":
+        """Check a study that was read already.
+
+        Raises:
+            InvalidStudyError: With the origin of everything that is wrong.
+        """
+        document = document.listed("budgets")
+        try:
+            # Strict JSON is what is meant: lists stand for tuples, and nothing else is converted.
+            spec = cls.model_validate_json(
+                json.dumps(document.value), strict=True, context={"folder": document.folder}
+            )
+        except ValidationError as error:
+            raise InvalidStudyError(faults_of(error, document, cls)) from None
+        spec._document = document
+        return spec
+
+    @contextmanager
+    def at(self, *place: str | int) -> Iterator[None]:
+        """Give an error that is raised inside the file and line of a place of the study.
+
+        Args:
+            place: Keys and indices, as ``spec.at("strategies", 1)``.
+
+        Raises:
+            InvalidStudyError: In place of any other error of the user's.
+        """
+        try:
+            yield
+        except InvalidStudyError:
+            raise
+        except BitfrontError as error:
+            raise InvalidStudyError([fault_at(self._document, place, str(error))]) from error
+
+    @property
+    def folder(self) -> Path:
+        """The folder results are written to."""
+        return Path(self.output) / self.study
+
+    @property
+    def compared(self) -> tuple[Objective, ...]:
+        """The objectives."""
+        return tuple(OBJECTIVES[name] for name in self.objectives)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON, with everything that was left out filled in."""
+        return self.model_dump(mode="json")
+
+
+def library_studies() -> list[str]:
+    """Return the names of the ready studies."""
+    return sorted(path.stem for path in LIBRARY.glob("*.yaml"))
+
+
+def find_study(source: str | Path) -> Path:
+    """Return the file of a study.
+
+    Args:
+        source: A path, or the name of a ready study.
+
+    Raises:
+        StudyError: If there is no such file and no such name.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if str(source) in library_studies():
+        return LIBRARY / f"{source}.yaml"
+    what = "is a folder" if path.is_dir() else "no such file"
+    raise StudyError(
+        f"{source}: {what}, and no ready study has this name; "
+        f"{nearest(path.stem, library_studies())}"
+    )
