@@ -25,6 +25,7 @@ ARTIFACT_FOLDER = "mlflow-artifacts"
 
 _SQLITE = "sqlite:///"
 _SQLITE_HEADER = b"SQLite format 3\x00"
+_NO_ADDRESSES = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 _REACHABLE_TIMEOUT_S = 10.0
 
 
@@ -101,12 +102,18 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    address_printed = os.environ.get(_NO_ADDRESSES)
+    os.environ[_NO_ADDRESSES] = "true"  # one line for every run logged to a server
     try:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
             yield
     finally:
+        if address_printed is None:
+            del os.environ[_NO_ADDRESSES]
+        else:
+            os.environ[_NO_ADDRESSES] = address_printed
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
@@ -126,8 +133,8 @@ def _check_reachable(uri: str) -> None:
     shown = without_password(uri)
     try:
         urlopen(f"{uri.rstrip('/')}/health", timeout=_REACHABLE_TIMEOUT_S).close()
-    except HTTPError:
-        return  # it answered; whether we may log in is MLflow's to say
+    except HTTPError as answer:
+        answer.close()  # it answered; whether we may log in is for MLflow to find out
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise StudyError(
