@@ -1,7 +1,6 @@
 """What a strategy is given."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
@@ -308,8 +307,7 @@ def smallest_cost(space: BitSpace, energy: "EnergyModel", name: str) -> float:
 
 
 def _price(energy: "EnergyModel", allocation: BitAllocation, name: str) -> float:
-    value = float(getattr(energy.costs(allocation), OBJECTIVES[name].attribute))
-    return math.inf if math.isnan(value) else value
+    return float(getattr(energy.costs(allocation), OBJECTIVES[name].attribute))
 
 
 def _entropy(seed: int, label: str) -> np.random.SeedSequence:

@@ -15,10 +15,10 @@ from .registry import register
 BATCH = 64
 """Allocations asked for at a time: enough for any pool, few enough to show progress."""
 
-TRIES = 2000
+TRIES = 2_000
 """Draws in a row that may be repeats or too dear before random drawing is given up."""
 
-ENUMERABLE = 65536
+ENUMERABLE = 10_000
 """The largest space whose rest is listed when drawing has been given up."""
 
 
@@ -86,4 +86,4 @@ def _none_found(problem: Problem) -> str:
     said = ", ".join(
         f"{name} <= {limits[name]:g} (smallest achievable {smallest[name]:.4g})" for name in limits
     )
-    return f"none of {TRIES} random allocations is within the limits: {said}"
+    return f"{TRIES} random draws found no allocation within the limits together: {said}"

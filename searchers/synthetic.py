@@ -116,26 +116,40 @@ class TinyNetwork:
         return [(self._images, torch.arange(16) % 10)]
 
 
-def synthetic_layers(count: int = 4) -> tuple[Layer, ...]:
-    """Return 3 x 3 convolutions of four channels, each on half the resolution of the one before."""
-    sides = [2 ** (count - 1 - i) for i in range(count)]
+def synthetic_layers(count: int = 4, side: int = 8) -> tuple[Layer, ...]:
+    """Return convolutions of four channels on equal images; the first and the last are small.
+
+    Args:
+        count: How many; all but two are free in a space that pins the first and the last.
+        side: Height and width of the images.
+    """
     return tuple(
-        Layer(
-            name=f"conv{i}",
-            kind="conv",
-            macs=144 * side * side,
-            weight_count=144,
-            bias_count=4,
-            input_count=4 * side * side,
-            output_count=4 * side * side,
-            in_channels=4,
-            out_channels=4,
-            kernel=(3, 3),
-            positions=side * side,
-            input_size=(side, side),
-            source=f"input{i}",
+        _convolution(
+            f"conv{i}",
+            in_channels=1 if i == 0 else 4,
+            kernel=1 if i == count - 1 else 3,
+            side=side,
         )
-        for i, side in enumerate(sides)
+        for i in range(count)
+    )
+
+
+def _convolution(name: str, *, in_channels: int, kernel: int, side: int) -> Layer:
+    weights, positions = in_channels * 4 * kernel**2, side**2
+    return Layer(
+        name=name,
+        kind="conv",
+        macs=weights * positions,
+        weight_count=weights,
+        bias_count=4,
+        input_count=in_channels * positions,
+        output_count=4 * positions,
+        in_channels=in_channels,
+        out_channels=4,
+        kernel=(kernel, kernel),
+        positions=positions,
+        input_size=(side, side),
+        source=f"input of {name}",
     )
 
 

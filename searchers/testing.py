@@ -56,7 +56,7 @@ try:
     searcher = pickle.load(sys.stdin.buffer)
 except (ImportError, AttributeError):
     sys.exit({CANNOT_IMPORT})
-print(json.dumps(asked(searcher, **json.loads(sys.argv[1]))))
+print(json.dumps([asked(searcher, **options) for options in json.loads(sys.argv[1])]))
 """
 
 
@@ -142,17 +142,17 @@ class SearcherConformance(ABC):
 
     def test_same_seed_asks_the_same_in_a_second_process(self) -> None:
         """A fresh interpreter with another hash seed asks the same questions."""
-        for options in self._options(seed=5):
-            child = subprocess.run(
-                [sys.executable, "-c", SECOND_PROCESS, json.dumps(options)],
-                input=pickle.dumps(self.make()),
-                capture_output=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"},
-            )
-            if child.returncode == CANNOT_IMPORT:
-                pytest.skip(f"a second process cannot import {type(self.make()).__module__}")
-            assert child.returncode == 0, child.stderr.decode()
-            assert json.loads(child.stdout) == asked(self.make(), **options)
+        problems = list(self._options(seed=5))
+        child = subprocess.run(
+            [sys.executable, "-c", SECOND_PROCESS, json.dumps(problems)],
+            input=pickle.dumps(self.make()),
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"},
+        )
+        if child.returncode == CANNOT_IMPORT:
+            pytest.skip(f"a second process cannot import {type(self.make()).__module__}")
+        assert child.returncode == 0, child.stderr.decode()
+        assert json.loads(child.stdout) == [asked(self.make(), **options) for options in problems]
 
     def test_another_seed_asks_otherwise_unless_deterministic(self) -> None:
         """``deterministic`` tells the truth."""
