@@ -1,5 +1,6 @@
 """What an allocation costs: tables of hardware energy, and pricing with them."""
 
+from .compare import Scores, score_under
 from .model import Costs, EnergyModel
 from .options import EnergyOptions
 from .report import EnergyReport
@@ -16,11 +17,13 @@ __all__ = [
     "EnergyReport",
     "EnergyTable",
     "Item",
+    "Scores",
     "bops",
     "load_table",
     "mean_activation_bits",
     "mean_weight_bits",
     "options_from",
+    "score_under",
     "size_bytes",
     "table_names",
     "variant_names",

@@ -54,5 +54,5 @@ def supported_widths(
     costs: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return the weight and the activation widths that have a cost in every layer."""
-    priced = ~np.isnan(costs).any(axis=0)
+    priced: npt.NDArray[np.bool_] = ~np.any(np.isnan(costs), axis=0)
     return np.flatnonzero(priced.any(axis=1)), np.flatnonzero(priced.any(axis=0))

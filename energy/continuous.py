@@ -1,12 +1,15 @@
 """Prices of widths between whole bits, differentiable; the one file here that needs torch."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..spaces import EnergyTableError
 from .batch import supported_widths
 from .terms import Floats, Terms
+
+Knots = npt.NDArray[np.intp]
 
 
 def price_continuous(terms: Terms, costs: Floats, weight: Tensor, activation: Tensor) -> Tensor:
@@ -31,7 +34,7 @@ def price_continuous(terms: Terms, costs: Floats, weight: Tensor, activation: Te
     return total.to(weight.dtype)
 
 
-def _interpolated(known: Floats, knots_w: Floats, knots_a: Floats, w: Tensor, a: Tensor) -> Tensor:
+def _interpolated(known: Floats, knots_w: Knots, knots_a: Knots, w: Tensor, a: Tensor) -> Tensor:
     """Interpolate ``L x knots x knots`` costs linearly in each width; ``... x L``."""
     table = torch.as_tensor(known, device=w.device)
     layer = torch.arange(len(known), device=w.device)
@@ -44,7 +47,7 @@ def _interpolated(known: Floats, knots_w: Floats, knots_a: Floats, w: Tensor, a:
     return total
 
 
-def _segment(knots: Floats, bits: Tensor) -> tuple[Tensor, Tensor]:
+def _segment(knots: Knots, bits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the index of the knot below, and how far it is to the next, in [0, 1]."""
     at = torch.as_tensor(knots, dtype=bits.dtype, device=bits.device)
     low = torch.searchsorted(at, bits.detach().contiguous(), right=True) - 1
@@ -52,7 +55,7 @@ def _segment(knots: Floats, bits: Tensor) -> tuple[Tensor, Tensor]:
     return low, (bits - at[low]) / (at[low + 1] - at[low])
 
 
-def _check(terms: Terms, operand: str, bits: Tensor, knots: Floats, layers: int) -> None:
+def _check(terms: Terms, operand: str, bits: Tensor, knots: Knots, layers: int) -> None:
     if bits.shape[-1:] != (layers,) or not bits.is_floating_point():
         raise EnergyTableError(
             f"{operand} widths must be a floating-point tensor ... x {layers}, "

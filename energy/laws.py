@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from ..spaces import FLOAT_BITS
 from .geometry import Geometry
-from .schema import EnergyTable, Formula, Grid, Matrix
+from .parts import Formula, Grid, Matrix
+from .schema import EnergyTable
 
 Array = Any
 
@@ -93,7 +94,8 @@ def lookup(grid: Grid, costs: Matrix, widths: npt.NDArray[np.int64]) -> npt.NDAr
     """
     along_w = _weights_of_knots(grid.weights, grid.between, widths)
     along_a = _weights_of_knots(grid.activations, grid.between, widths)
-    return along_w @ np.array(costs) @ along_a.T
+    values: npt.NDArray[np.float64] = along_w @ np.array(costs) @ along_a.T
+    return values
 
 
 def _weights_of_knots(

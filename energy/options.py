@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .schema import Frozen, Width
+from .parts import Frozen, Width
 
 Scale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from ..spaces import EnergyTableError, Layer, nearest
 from . import laws
-from .schema import EnergyTable, Row, Rows
+from .parts import Row, Rows
+from .schema import EnergyTable
 
 
 def row_costs(

@@ -108,16 +108,17 @@ def _build(data: dict[str, Any], variant: str | None, where: str) -> EnergyTable
         if variant not in variants:
             hint = nearest(variant, variants) if variants else "it has none"
             raise EnergyTableError(f"{where} has no variant {variant!r}; {hint}")
-        base = _merge(base, {"id": f"{base.get('id')}:{variant}"} | variants[variant])
+        base = _merge(base, {"id": f"{base.get('id')}:{variant}", **(variants[variant] or {})})
         where = f"{where}, variant {variant}"
     return validated(EnergyTable, base, where)
 
 
 def _merge(base: Any, over: Any) -> Any:
-    """Return ``base`` with the entries of ``over`` in their place, mapping by mapping."""
-    if isinstance(base, Mapping) and isinstance(over, Mapping):
-        return {**base, **{key: _merge(base.get(key), value) for key, value in over.items()}}
-    return over
+    """Return ``base`` with the entries of ``over`` in their place; null removes one."""
+    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+        return over
+    merged = {**base, **{key: _merge(base.get(key), value) for key, value in over.items()}}
+    return {key: value for key, value in merged.items() if over.get(key, value) is not None}
 
 
 def with_dram(table: EnergyTable, name: str) -> EnergyTable:

@@ -193,7 +193,7 @@ def tiling_capacity(table: EnergyTable, options: EnergyOptions) -> int | None:
 
 def _priced(table: EnergyTable) -> npt.NDArray[np.bool_]:
     """Return the pairs of widths that a table's arithmetic is valid for, ``33 x 33``."""
-    valid = WIDTHS <= table.max_bits
+    valid = table.max_bits >= WIDTHS
     valid[FLOAT_BITS] = table.float_as_integer or table.float32 is not None
     if table.points is not None:
         valid[:] = True  # the points themselves say where they end

@@ -2,10 +2,10 @@
 
 *One pass.* Every weight and input crosses DRAM once and every output once: the least there can be.
 
-*Tiled.* A buffer of ``B`` bits holds a part of one operand while the other streams past it. With the
-weights held in ``n_w = ceil(weight bits / (B blocks))`` parts, the inputs come ``n_w`` times; with the
-inputs held, the weights come ``n_i = ceil(input bits / (B blocks))`` times. The cheaper order in bits
-is taken, layer by layer::
+*Tiled.* A buffer of ``B`` bits holds a part of one operand while the other streams past it. With
+the weights held in ``n_w = ceil(weight bits / (B blocks))`` parts, the inputs come ``n_w`` times;
+with the inputs held in ``n_i = ceil(input bits / (B blocks))``, the weights come ``n_i`` times. The
+order with fewer bits is taken, layer by layer::
 
     min(weight bits + n_w * input bits, input bits + n_i * weight bits) + output bits
 
@@ -17,7 +17,8 @@ operand, or is unbounded, this is one pass.
 from typing import Any, NamedTuple
 
 from .geometry import Geometry
-from .schema import EnergyTable, MemoryLevel
+from .parts import MemoryLevel
+from .schema import EnergyTable
 
 Array = Any
 
