@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -154,6 +155,7 @@ def test_ctrl_c_ends_the_server_and_the_wait(tracked):
         process_group=0,
     ) as process:
         address = process.stdout.readline().split("#")[0]
+        time.sleep(1)  # until it waits
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to everyone
         assert process.communicate(timeout=30) == ("ended\n", None)
     assert process.returncode == 0
