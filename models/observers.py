@@ -21,8 +21,9 @@ Floats = npt.NDArray[np.float64]
 Range = tuple[float, float]
 
 _SIDE = 4096
-_CHUNK = 1 << 20
-_FINEST_SEARCHED = 8
+_CHUNK = 1 << 18  # elements that stay in the processor's cache
+_SMALLEST_EXPONENT = -126  # of normal float32
+_FINEST_SEARCHED = 8  # bits
 
 
 class Histogram:
@@ -35,7 +36,7 @@ class Histogram:
     def __init__(self) -> None:
         self.minimum = math.inf
         self.maximum = -math.inf
-        self._exponent: int | None = None
+        self._exponent = _SMALLEST_EXPONENT
         self._counts = np.zeros(2 * _SIDE, dtype=np.int64)
 
     def observe(self, x: Tensor) -> bool:
@@ -45,9 +46,9 @@ class Histogram:
             return False
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._widen(max(-low, high))
-        width = self.bin_width
-        for chunk in torch.split(x.detach().reshape(-1), _CHUNK):
-            bins = chunk.double().div_(width).floor_().long().add_(_SIDE)
+        for chunk in torch.split(_flat(x), _CHUNK):
+            # Division by a power of two is exact, so a value's bin depends on nothing else.
+            bins = chunk.float().div(self.bin_width).floor_().add_(_SIDE).int()
             self._counts += torch.bincount(bins, minlength=2 * _SIDE).cpu().numpy()
         return True
 
@@ -59,7 +60,7 @@ class Histogram:
     @property
     def bin_width(self) -> float:
         """Width of a bin."""
-        return math.ldexp(1.0, self._exponent if self._exponent is not None else 0)
+        return math.ldexp(1.0, self._exponent)
 
     def bins(self, scheme: ActivationScheme) -> tuple[Floats, Floats]:
         """Return the centres and counts of the bins between the extremes.
@@ -79,18 +80,21 @@ class Histogram:
         return centres[kept], counts[kept]
 
     def _widen(self, magnitude: float) -> None:
-        # frexp gives magnitude < 2**e, hence at most _SIDE bins of width 2**(e - log2(_SIDE)).
-        exponent = math.frexp(magnitude)[1] - _SIDE.bit_length() + 1 if magnitude else None
-        if exponent is None or (self._exponent is not None and exponent <= self._exponent):
-            return
-        if self._exponent is not None:
-            self._merge(min(2 ** (exponent - self._exponent), _SIDE))
-        self._exponent = exponent
+        # frexp gives magnitude < 2**e, hence at most 2**12 bins of width 2**(e - 12) on a side.
+        exponent = math.frexp(magnitude)[1] - _SIDE.bit_length() + 1
+        if magnitude and exponent > self._exponent:
+            merged = self._counts.reshape(-1, min(2 ** (exponent - self._exponent), _SIDE))
+            kept = merged.sum(axis=1)
+            self._counts = np.pad(kept, _SIDE - len(kept) // 2)
+            self._exponent = exponent
 
-    def _merge(self, factor: int) -> None:
-        merged = self._counts.reshape(-1, factor).sum(axis=1)
-        padding = _SIDE - len(merged) // 2
-        self._counts = np.pad(merged, padding)
+
+def _flat(x: Tensor) -> Tensor:
+    """Return all values in the order of memory, where a copy is avoidable."""
+    x = x.detach()
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    return x.reshape(-1)
 
 
 def activation_range(histogram: Histogram, bits: int, config: QuantizerConfig) -> Range:

@@ -27,8 +27,9 @@ Batch = Tensor | tuple[Tensor, Tensor]
 class QuantizedModel(nn.Module):
     """A copy of a network whose layers can be switched between widths.
 
-    It starts in float and in evaluation mode. Batch norms are folded by the first `calibrate`,
-    which shows how data flows; until then the network computes as the original does.
+    It starts in float and in evaluation mode. The first `calibrate` shows how data flows: then
+    batch norms are folded, and convolutions take the ``channels_last`` memory format (a fifth to a
+    third faster in float) if the network runs in it. Until then it computes as the original does.
 
     Args:
         model: Any network; it is copied and never changed.
@@ -52,7 +53,8 @@ class QuantizedModel(nn.Module):
         self.layers = tuple(layers)
         self.config = config or QuantizerConfig()
         self._names = tuple(layer.name for layer in self.layers)
-        self._is_folded = False
+        self._is_prepared = False
+        self._memory_format = torch.contiguous_format
         self._is_calibrated = False
         self._allocation: BitAllocation | None = None
         network = expose_matmuls(copy.deepcopy(model)).eval()
@@ -94,7 +96,7 @@ class QuantizedModel(nn.Module):
             layer.reset()
         for batch in batches:
             x = images_of(batch)
-            self._fold(x[:1])
+            self._prepare(x[:1])
             self._observe(x)
         self._check_observed()
         self._is_calibrated = True
@@ -124,20 +126,37 @@ class QuantizedModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images at the widths in force."""
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=self._memory_format)
         logits: Tensor = self.network(x)
         return logits
 
-    def _fold(self, example: Tensor) -> None:
-        if not self._is_folded:
-            fold_batch_norms(self.network, example)
-            self._is_folded = True
+    def _prepare(self, example: Tensor) -> None:
+        """Make the network faster in ways that need to see its data flow; once."""
+        if self._is_prepared:
+            return
+        fold_batch_norms(self.network, example)
+        if any(layer.kind == "conv" for layer in self.layers):
+            self._set_memory_format(torch.channels_last)
+            try:
+                with torch.no_grad():
+                    self(example)
+            except RuntimeError:  # it takes a `view` that only contiguous tensors have
+                self._set_memory_format(torch.contiguous_format)
+        self._is_prepared = True
+
+    def _set_memory_format(self, memory_format: torch.memory_format) -> None:
+        self._memory_format = memory_format
+        for parameter in self.network.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
     def _observe(self, x: Tensor) -> None:
         for layer in self._quantized.values():
             layer.observing = True
         try:
             with torch.no_grad():
-                self.network(x)
+                self(x)
         finally:
             for layer in self._quantized.values():
                 layer.observing = False
