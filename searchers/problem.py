@@ -26,7 +26,7 @@ from ..spaces import (
 if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
     from torch import Tensor
 
-    from ..energy import EnergyModel
+    from ..energy import Costs, EnergyModel
     from ..models.quantized import QuantizedModel
 
 LIMITABLE = ("energy", "size", "bops")
@@ -195,9 +195,8 @@ class Problem:
 
     def allows(self, allocation: BitAllocation) -> bool:
         """Return whether an allocation's price respects the budget's limits; nothing is charged."""
-        return all(
-            self.price(allocation, name) <= limit for name, limit in self.budget.limits.items()
-        )
+        limits = self.budget.limits
+        return not limits or _respects(self.energy.costs(allocation), limits)
 
     def only_allowed(self, allocations: Iterable[BitAllocation]) -> list[BitAllocation]:
         """Return those allocations whose price respects the limits, each once, in order.
@@ -221,9 +220,7 @@ class Problem:
 
     def within(self, measurement: Measurement) -> bool:
         """Return whether a measurement respects the budget's limits."""
-        return all(
-            OBJECTIVES[name].of(measurement) <= limit for name, limit in self.budget.limits.items()
-        )
+        return _respects(measurement, self.budget.limits)
 
     def front(self) -> list[Measurement]:
         """Return what is best so far: measured on all images, within the limits, not dominated."""
@@ -304,6 +301,11 @@ def smallest_cost(space: BitSpace, energy: "EnergyModel", name: str) -> float:
         costs = np.array(counts, dtype=np.float64)[:, None, None] * pairs
     _, cheapest = space.minimum(costs)
     return _price(energy, cheapest, name)
+
+
+def _respects(costs: "Costs | Measurement", limits: Mapping[str, float]) -> bool:
+    """Return whether no cost is above its limit; one that is not known (NaN) is."""
+    return all(getattr(costs, OBJECTIVES[name].attribute) <= limits[name] for name in limits)
 
 
 def _price(energy: "EnergyModel", allocation: BitAllocation, name: str) -> float:

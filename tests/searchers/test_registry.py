@@ -1,7 +1,6 @@
 import json
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, EntryPoints
 from typing import Literal
 
 import pytest
@@ -51,13 +50,19 @@ def sampler(monkeypatch):
     return "sampler"
 
 
-def install(monkeypatch, **points):
-    """Pretend that installed packages declare these strategies."""
-    found = EntryPoints(
-        EntryPoint(name=name, value=value, group=registry.ENTRY_POINT_GROUP)
-        for name, value in points.items()
-    )
-    monkeypatch.setattr(registry, "entry_points", lambda **params: found.select(**params))
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put a package that declares these strategies where importlib.metadata finds it."""
+
+    def declare(**strategies):
+        folder = tmp_path / "theirs-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+        lines = [f"{name} = {value}\n" for name, value in strategies.items()]
+        (folder / "entry_points.txt").write_text("".join(["[bitfront.searchers]\n", *lines]))
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return declare
 
 
 def test_our_own_strategies_are_known():
@@ -120,28 +125,28 @@ def test_a_module_that_raises_is_one_sentence(tmp_path, monkeypatch):
     assert "explosive" not in sys.modules
 
 
-def test_an_entry_point_is_listed_and_found(monkeypatch):
-    install(monkeypatch, theirs=ADDRESS)
+def test_an_entry_point_is_listed_and_found(install):
+    install(theirs=ADDRESS)
     assert "theirs" in strategy_names()
     assert get("theirs") is Sampler
 
 
-def test_a_broken_package_does_not_disturb_the_others(monkeypatch):
-    install(monkeypatch, broken="no_such_module:X")
+def test_a_broken_package_does_not_disturb_the_others(install):
+    install(broken="no_such_module:X")
     assert "broken" in strategy_names()
     assert get("random") is RandomSearch
     with pytest.raises(StudyError, match="no_such_module"):
         get("broken")
 
 
-def test_two_classes_that_claim_a_name_are_refused(monkeypatch):
-    install(monkeypatch, random=ADDRESS)
+def test_two_classes_that_claim_a_name_are_refused(install):
+    install(random=ADDRESS)
     with pytest.raises(StudyError, match=r"claimed by .* and .*; name the one you mean"):
         get("random")
 
 
-def test_a_class_registered_and_declared_under_one_name_is_one(monkeypatch, sampler):
-    install(monkeypatch, sampler=ADDRESS)
+def test_a_class_registered_and_declared_under_one_name_is_one(install, sampler):
+    install(sampler=ADDRESS)
     assert get("sampler") is Sampler
 
 
