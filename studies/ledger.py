@@ -1,0 +1,223 @@
+"""The durable record of a study: every evaluation once, and who asked for it.
+
+It is the cache (what was measured is not measured again), the log to go on from, and the audit
+log. Evaluations are keyed by content: the workload's digest (weights, data, quantizer, code), the
+allocation, the split and the fidelity. Strategies share them, yet each is charged for what it
+asked: `asks` holds every question of every trial, in order.
+
+One process writes; WAL lets others read meanwhile.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..spaces import Measurement, StudyError
+from .requests import Request
+
+SCHEMA_VERSION = 1
+"""Version of the tables; what is newer than this code is refused."""
+
+TrialState = Literal["planned", "running", "done", "failed"]
+
+_BROWSED = (
+    "accuracy",
+    "accuracy_se",
+    "loss",
+    "energy_vs_w8a8",
+    "energy_vs_fp32",
+    "energy_pj",
+    "size_bytes",
+    "bops",
+    "mean_weight_bits",
+    "mean_activation_bits",
+    "samples",
+    "wall_s",
+    "error",
+)
+"""Fields of a measurement that have a column of their own, for those who browse."""
+
+_SCHEMA = f"""
+CREATE TABLE evaluations (
+    workload TEXT NOT NULL, allocation TEXT NOT NULL, split TEXT NOT NULL, fidelity REAL NOT NULL,
+    {", ".join(_BROWSED)},
+    measurement TEXT NOT NULL,
+    measured_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (workload, allocation, split, fidelity)
+);
+CREATE TABLE trials (
+    id TEXT PRIMARY KEY, position INTEGER NOT NULL,
+    strategy TEXT NOT NULL, budget TEXT NOT NULL, seed INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'planned', wall_s REAL NOT NULL DEFAULT 0, error TEXT
+);
+CREATE TABLE asks (
+    trial TEXT NOT NULL REFERENCES trials, position INTEGER NOT NULL,
+    workload TEXT NOT NULL, allocation TEXT NOT NULL, split TEXT NOT NULL, fidelity REAL NOT NULL,
+    PRIMARY KEY (trial, position)
+);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_KEY = "workload, allocation, split, fidelity"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """A trial as the ledger knows it.
+
+    Attributes:
+        id: Its name, unique in the study.
+        strategy: Label of its strategy.
+        budget: Label of its budget.
+        seed: Its seed.
+        state: How far it is.
+        wall_s: Seconds it took.
+        error: Why it failed.
+    """
+
+    id: str
+    strategy: str
+    budget: str
+    seed: int
+    state: TrialState = "planned"
+    wall_s: float = 0.0
+    error: str | None = None
+
+
+class Ledger:
+    """A ledger file, made if there is none.
+
+    Args:
+        path: The file.
+
+    Raises:
+        StudyError: If it is no ledger, was written by a newer version, or cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # The owner is one actor or one thread at a time, though not always the same thread.
+            self._db = sqlite3.connect(path, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        except sqlite3.Error as error:
+            raise StudyError(f"the ledger {path} cannot be used: {error}") from error
+        if version > SCHEMA_VERSION:
+            self.close()
+            raise StudyError(
+                f"the ledger {path} has version {version} and this bitfront knows up to "
+                f"{SCHEMA_VERSION}: update bitfront, or choose another output folder"
+            )
+
+    def close(self) -> None:
+        """Close the file; what was put is in it."""
+        self._db.close()
+
+    def get(self, workload: str, requests: Iterable[Request]) -> dict[Request, Measurement]:
+        """Return what is known of some requests.
+
+        Failed evaluations stay on record but are not returned: they are tried again.
+        """
+        found = {}
+        for request in requests:
+            row = self._db.execute(
+                f"SELECT measurement FROM evaluations WHERE ({_KEY}) = (?, ?, ?, ?) "
+                "AND error IS NULL",
+                _key(workload, request),
+            ).fetchone()
+            if row is not None:
+                found[request] = Measurement.from_dict(json.loads(row[0]))
+        return found
+
+    def put(self, workload: str, measurements: Sequence[Measurement]) -> None:
+        """Record evaluations, in place of earlier ones of the same key, all of them or none."""
+        columns = ("workload", "allocation", "split", "fidelity", *_BROWSED, "measurement")
+        rows = []
+        for measurement in measurements:
+            values = measurement.to_dict()
+            key = _key(workload, Request.answered_by(measurement))
+            rows.append((*key, *(values[name] for name in _BROWSED), json.dumps(values)))
+        with self._db:
+            self._db.executemany(
+                f"INSERT OR REPLACE INTO evaluations ({', '.join(columns)}) "
+                f"VALUES ({', '.join('?' * len(columns))})",
+                rows,
+            )
+
+    def plan(self, trials: Sequence[TrialRow]) -> None:
+        """Set the trials of a run, in place of those of an earlier one; evaluations stay."""
+        with self._db:
+            self._db.execute("DELETE FROM asks")
+            self._db.execute("DELETE FROM trials")
+            self._db.executemany(
+                "INSERT INTO trials (id, position, strategy, budget, seed) VALUES (?, ?, ?, ?, ?)",
+                [(t.id, index, t.strategy, t.budget, t.seed) for index, t in enumerate(trials)],
+            )
+
+    def begin(self, trial: str) -> None:
+        """Mark a trial as running; one that begins again forgets what it had asked."""
+        with self._db:
+            self._db.execute("DELETE FROM asks WHERE trial = ?", (trial,))
+            self._db.execute("UPDATE trials SET state = 'running' WHERE id = ?", (trial,))
+
+    def charge(self, trial: str, workload: str, requests: Sequence[Request]) -> None:
+        """Record that a trial asked, the same question twice if it did so twice."""
+        with self._db:
+            (asked,) = self._db.execute(
+                "SELECT count(*) FROM asks WHERE trial = ?", (trial,)
+            ).fetchone()
+            self._db.executemany(
+                f"INSERT INTO asks (trial, position, {_KEY}) VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (trial, asked + index, *_key(workload, request))
+                    for index, request in enumerate(requests)
+                ],
+            )
+
+    def end(self, trial: str, wall_s: float, error: str | None = None) -> None:
+        """Mark a trial as done, or as failed where there is an error."""
+        state = "done" if error is None else "failed"
+        with self._db:
+            self._db.execute(
+                "UPDATE trials SET state = ?, wall_s = ?, error = ? WHERE id = ?",
+                (state, wall_s, error, trial),
+            )
+
+    def trials(self) -> list[TrialRow]:
+        """Return the trials in the order they were planned."""
+        rows = self._db.execute(
+            "SELECT id, strategy, budget, seed, state, wall_s, error FROM trials ORDER BY position"
+        )
+        return [TrialRow(*row) for row in rows]
+
+    def history(self, trial: str) -> list[Measurement]:
+        """Return what a trial was answered, in the order it asked, the failed ones too."""
+        rows = self._db.execute(
+            f"SELECT measurement FROM asks JOIN evaluations USING ({_KEY}) "
+            "WHERE trial = ? ORDER BY asks.position",
+            (trial,),
+        )
+        return [Measurement.from_dict(json.loads(text)) for (text,) in rows]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every ask with its answer as plain values, one row each, in order."""
+        of_trial = ("trials.strategy", "trials.budget", "trials.seed")
+        of_ask = ("asks.position", "asks.allocation", "asks.split", "asks.fidelity")
+        columns = (*of_trial, *of_ask, *(f"evaluations.{name}" for name in _BROWSED))
+        rows = self._db.execute(
+            f"SELECT {', '.join(columns)} FROM asks JOIN trials ON asks.trial = trials.id "
+            f"JOIN evaluations USING ({_KEY}) ORDER BY trials.position, asks.position"
+        )
+        names = [column.partition(".")[2] for column in columns]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _key(workload: str, request: Request) -> tuple[str, str, str, float]:
+    return workload, request.allocation.key, request.split, request.fidelity

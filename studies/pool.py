@@ -1,0 +1,122 @@
+"""The evaluation service of a study, and the one that measures in the driver's own process.
+
+Trials and the driver bring requests to a pool. It looks in the ledger first, measures what is new,
+records it, and charges each trial for all it asked. `ray_pool` has the one with many processes;
+both give the same answers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Protocol
+
+from ..spaces import Measurement
+from .evaluation import Worker
+from .ledger import TrialRow
+from .progress import ProgressCallback
+from .record import Books, Record
+from .requests import Request
+from .trials import Ground, Trial, TrialDesk, run_trial
+from .workload import Workload, fixed_threads
+
+
+class Pool(TrialDesk, Protocol):
+    """What the driver runs a study with; it answers the driver's own requests, too."""
+
+    def run(self, trials: Sequence[Trial], ground: Ground) -> None:
+        """Run trials to their ends; one that fails leaves the others alone."""
+
+    def history(self, trial: str) -> list[Measurement]:
+        """Return what a trial was answered, in the order it asked."""
+        ...
+
+    def trials(self) -> list[TrialRow]:
+        """Return how the trials went, in order."""
+        ...
+
+
+class LocalPool:
+    """A pool without processes: one trial after the other, one evaluation after the other.
+
+    Args:
+        workload: What is measured.
+        record: The study's books.
+        threads: Threads of torch, for evaluations and strategies.
+        progress: Told after every answer of the search.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        record: Record,
+        *,
+        threads: int = 1,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self._workload = workload
+        self._record = record
+        self._threads = threads
+        self._progress = progress
+        self._worker: Worker | None = None
+
+    def begin(self, trial: str) -> None:
+        """Note that a trial starts."""
+        self._record.begin(trial)
+
+    def end(self, trial: str, wall_s: float, error: str | None) -> None:
+        """Note that a trial has ended, and the error if it failed."""
+        self._record.end(trial, wall_s, error)
+        self._tell()
+
+    def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
+        """Answer requests in order, charged to a trial unless that is None."""
+        if trial is not None:
+            self._record.charge(trial, requests)
+        answers = []
+        for request in requests:
+            answer = self._record.find(request) or self._measure(request)
+            answers.append(answer)
+            if trial is not None:
+                self._record.answered(trial, answer)
+                self._tell()
+        return answers
+
+    def run(self, trials: Sequence[Trial], ground: Ground) -> None:
+        """Run trials to their ends, in order."""
+        for trial in trials:
+            with fixed_threads(self._threads):
+                run_trial(trial, ground, self, self._workload)
+
+    def history(self, trial: str) -> list[Measurement]:
+        """Return what a trial was answered, in the order it asked."""
+        return self._record.history(trial)
+
+    def trials(self) -> list[TrialRow]:
+        """Return how the trials went, in order."""
+        return self._record.trials()
+
+    def _measure(self, request: Request) -> Measurement:
+        if self._worker is None:
+            self._worker = Worker(self._workload, self._threads)
+        (measurement,) = self._worker.measure([request])
+        self._record.add(measurement)
+        return measurement
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self._record.progress())
+
+
+@contextmanager
+def local_pool(
+    workload: Workload, books: Books, *, threads: int, progress: ProgressCallback | None = None
+) -> Iterator[LocalPool]:
+    """Open a pool in this process.
+
+    Args:
+        workload: What is measured.
+        books: What to keep.
+        threads: Threads of torch, for evaluations and strategies.
+        progress: Told after every answer of the search.
+    """
+    with closing(Record(books)) as record:
+        yield LocalPool(workload, record, threads=threads, progress=progress)

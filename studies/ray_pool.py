@@ -1,0 +1,314 @@
+"""The evaluation service of a study, as Ray actors.
+
+One coordinator on the driver's node keeps the books and hands out the work; trials, which run
+anywhere, and the driver ask it. Workers hold the network; they take weights and images from the
+object store, where a node has them once.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ..spaces import Measurement, StudyError
+from .cluster import connected
+from .dispatch import MAX_ATTEMPTS, Dispatcher, WorkerLostError
+from .ledger import TrialRow
+from .progress import ProgressCallback, ProgressEvent
+from .record import Books, Record
+from .requests import Request, failed
+from .trials import Ground, Trial
+
+if TYPE_CHECKING:  # torch stays out of processes that hold no network
+    from ..models.quantized import QuantizedModel
+    from .workload import Workload
+
+TRIALS_FOLDER = "trials"
+
+_CALLS_AT_ONCE = 10_000
+"""Of the coordinator: one for every trial, and one from the driver."""
+
+
+class _WorkerActor:
+    """Measures requests in a process of its own."""
+
+    def __init__(self, workload: "Workload", threads: int) -> None:
+        self._workload = workload
+        self._threads = threads
+
+    def prepare(self) -> None:
+        """Build and calibrate the network; apart from the constructor, so that errors travel."""
+        from .evaluation import Worker
+
+        self._worker = Worker(self._workload, self._threads)
+
+    def measure(self, requests: Sequence[Request]) -> list[Measurement]:
+        """Return one measurement per request."""
+        return self._worker.measure(requests)
+
+
+class _RemoteWorker:
+    """A worker actor as the dispatcher sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def ready(self) -> None:
+        """Return once the actor runs, for the first time or again, and has its network."""
+        try:
+            await self._actor.prepare.options(max_task_retries=MAX_ATTEMPTS).remote()
+        except RayTaskError as error:
+            raise error.cause from None
+
+    async def measure(self, requests: Sequence[Request]) -> list[Measurement]:
+        """Return one measurement per request, or say that the actor is lost."""
+        try:
+            measurements: list[Measurement] = await self._actor.measure.remote(requests)
+        except (RayActorError, NodeDiedError, OutOfMemoryError) as error:
+            raise WorkerLostError from error
+        return measurements
+
+
+class _Coordinator:
+    """Keeps the books of a study and hands its requests to the workers; an asyncio actor.
+
+    Args:
+        books: What to keep.
+        workload: Reference to the workload, in a list so that Ray does not fetch it here.
+        workers: How many.
+        threads: CPUs and threads of torch of each.
+    """
+
+    def __init__(self, books: Books, workload: list[Any], workers: int, threads: int) -> None:
+        energy = books.energy
+        self._record = Record(books)
+        actor = ray.remote(_WorkerActor).options(num_cpus=threads, max_restarts=-1)
+        self._dispatcher = Dispatcher(
+            [_RemoteWorker(actor.remote(workload[0], threads)) for _ in range(workers)],
+            lambda request: failed(request, energy, f"lost its worker {MAX_ATTEMPTS} times"),
+        )
+        self._measuring: dict[Request, asyncio.Task[Measurement]] = {}
+
+    async def start(self) -> None:
+        """Let the workers begin."""
+        self._dispatcher.start()
+
+    async def evaluate(
+        self, requests: Sequence[Request], trial: str | None = None
+    ) -> list[Measurement]:
+        """Answer requests in order, charged to a trial unless that is None."""
+        if trial is not None:
+            self._record.charge(trial, requests)
+        return await asyncio.gather(*(self._answer(request, trial) for request in requests))
+
+    async def _answer(self, request: Request, trial: str | None) -> Measurement:
+        answer = self._record.find(request)
+        if answer is None:
+            # Who asks for what is being measured waits for it, and whoever goes away while waiting
+            # takes nothing from the others.
+            if request not in self._measuring:
+                self._measuring[request] = asyncio.create_task(self._measure(request))
+            answer = await asyncio.shield(self._measuring[request])
+        if trial is not None:
+            self._record.answered(trial, answer)
+        return answer
+
+    async def _measure(self, request: Request) -> Measurement:
+        try:
+            measurement = await self._dispatcher.measure(request)
+            self._record.add(measurement)
+            return measurement
+        finally:
+            del self._measuring[request]
+
+    async def begin(self, trial: str) -> None:
+        """Note that a trial starts, for the first time or over again."""
+        self._record.begin(trial)
+
+    async def end(self, trial: str, wall_s: float, error: str | None) -> None:
+        """Note that a trial has ended, and the error if it failed."""
+        self._record.end(trial, wall_s, error)
+
+    async def progress(self) -> ProgressEvent:
+        """Return where the search stands."""
+        return self._record.progress()
+
+    async def history(self, trial: str) -> list[Measurement]:
+        """Return what a trial was answered, in the order it asked."""
+        return self._record.history(trial)
+
+    async def trials(self) -> list[TrialRow]:
+        """Return how the trials went, in order."""
+        return self._record.trials()
+
+    async def close(self) -> None:
+        """Close the books."""
+        self._record.close()
+
+
+@dataclass(frozen=True)
+class RemoteDesk:
+    """Brings requests to the coordinator, from any process."""
+
+    coordinator: Any
+
+    def begin(self, trial: str) -> None:
+        """Note that a trial starts, for the first time or over again."""
+        _get(self.coordinator.begin.remote(trial))
+
+    def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
+        """Answer requests in order, charged to a trial unless that is None."""
+        answers: list[Measurement] = _get(self.coordinator.evaluate.remote(list(requests), trial))
+        return answers
+
+    def end(self, trial: str, wall_s: float, error: str | None) -> None:
+        """Note that a trial has ended, and the error if it failed."""
+        _get(self.coordinator.end.remote(trial, wall_s, error))
+
+
+@dataclass(frozen=True)
+class RemoteNetwork:
+    """The network of a study, fetched from the object store by the strategies that want it.
+
+    Attributes:
+        workload: Reference to the workload, in a list so that it travels as a reference.
+        threads: Threads of torch of the process that fetches it.
+    """
+
+    workload: list[Any]
+    threads: int
+
+    def quantized_model(self) -> "QuantizedModel":
+        """Return a fresh, calibrated copy of the network."""
+        return self._fetch().quantized_model()
+
+    def calibration(self) -> Any:
+        """Return the calibration set as batches of images and labels."""
+        return self._fetch().calibration()
+
+    def _fetch(self) -> "Workload":
+        import torch
+
+        torch.set_num_threads(self.threads)  # for good: the strategy computes after this, too
+        workload: Workload = ray.get(self.workload[0])
+        return workload
+
+
+@dataclass(frozen=True)
+class RayPool(RemoteDesk):
+    """A pool of worker processes; made by `ray_pool`.
+
+    Attributes:
+        network: What strategies get that look into the network.
+        folder: Where Tune keeps its files.
+        at_once: Trials that run at the same time.
+        progress: Told of the search a few times a second.
+    """
+
+    network: RemoteNetwork
+    folder: Path
+    at_once: int
+    progress: ProgressCallback | None
+
+    def run(self, trials: Sequence[Trial], ground: Ground) -> None:
+        """Run trials to their ends; one that fails leaves the others alone."""
+        from .tune_trials import run_tune_trials
+
+        died = run_tune_trials(
+            trials,
+            ground,
+            RemoteDesk(self.coordinator),
+            self.network,
+            folder=self.folder,
+            at_once=self.at_once,
+            look=self._look,
+        )
+        for row in self.trials():
+            if row.state not in ("done", "failed"):
+                self.end(row.id, row.wall_s, f"its process died: {died}")
+        self._look()
+
+    def history(self, trial: str) -> list[Measurement]:
+        """Return what a trial was answered, in the order it asked."""
+        answers: list[Measurement] = _get(self.coordinator.history.remote(trial))
+        return answers
+
+    def trials(self) -> list[TrialRow]:
+        """Return how the trials went, in order."""
+        rows: list[TrialRow] = _get(self.coordinator.trials.remote())
+        return rows
+
+    def _look(self) -> None:
+        if self.progress is not None:
+            self.progress(_get(self.coordinator.progress.remote()))
+
+
+@contextmanager
+def ray_pool(
+    workload: "Workload",
+    books: Books,
+    *,
+    workers: int,
+    threads: int,
+    address: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> Iterator[RayPool]:
+    """Open a pool of worker processes, on this machine or on a cluster.
+
+    Args:
+        workload: What is measured.
+        books: What the coordinator keeps.
+        workers: Worker processes.
+        threads: CPUs and threads of torch of each.
+        address: A running cluster; None starts one on this machine, and stops it at the end.
+        progress: Told of the search a few times a second.
+
+    Raises:
+        StudyError: If the cluster cannot be reached, or no node has that many CPUs.
+    """
+    with connected(address, cpus=workers * threads, store_bytes=2 * workload.size_bytes):
+        _require_cpus(threads)
+        shared = [ray.put(workload)]
+        here = ray.get_runtime_context().get_node_id()
+        coordinator: Any = (
+            ray.remote(_Coordinator)
+            .options(
+                num_cpus=0,
+                max_concurrency=_CALLS_AT_ONCE,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+            )
+            .remote(books, shared, workers, threads)
+        )
+        network = RemoteNetwork(shared, threads)
+        try:
+            _get(coordinator.start.remote())
+            at_once = max(2, workers)
+            yield RayPool(coordinator, network, books.folder / TRIALS_FOLDER, at_once, progress)
+            _get(coordinator.close.remote())
+        finally:
+            ray.kill(coordinator)  # and with it the workers, which are its own
+
+
+def _require_cpus(threads: int) -> None:
+    most = max(
+        (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0
+    )
+    if most < threads:
+        raise StudyError(
+            f"execution.threads_per_worker is {threads}, and no node of the Ray cluster has more "
+            f"than {most:g} CPUs"
+        )
+
+
+def _get(reference: Any) -> Any:
+    """Return a result, or raise what was raised where it was computed, without Ray's wrapping."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from None

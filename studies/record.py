@@ -1,0 +1,100 @@
+"""The bookkeeping of a running study: the ledger, under today's prices, and the scoreboard."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..energy import EnergyModel
+from ..spaces import Measurement, Objective
+from .ledger import Ledger, TrialRow
+from .progress import ProgressEvent
+from .requests import Request, priced
+from .scoreboard import Scoreboard
+from .trials import Trial
+
+LEDGER_FILE = "ledger.sqlite"
+
+
+@dataclass(frozen=True)
+class Books:
+    """What a record is opened with.
+
+    Attributes:
+        folder: The study's folder.
+        workload: Digest of what is measured.
+        energy: Prices allocations, also those an earlier run measured under another table.
+        trials: What is going to run.
+        objectives: What is compared.
+    """
+
+    folder: Path
+    workload: str
+    energy: EnergyModel
+    trials: tuple[Trial, ...]
+    objectives: tuple[Objective, ...]
+
+
+class Record:
+    """Says what is known, takes down what is new, and who asked.
+
+    Args:
+        books: What to keep.
+
+    Raises:
+        StudyError: If the folder's ledger cannot be used.
+    """
+
+    def __init__(self, books: Books) -> None:
+        self._ledger = Ledger(books.folder / LEDGER_FILE)
+        self._ledger.plan([trial.row() for trial in books.trials])
+        self._workload = books.workload
+        self._energy = books.energy
+        self._scoreboard = Scoreboard(books.trials, books.objectives)
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def begin(self, trial: str) -> None:
+        """Note that a trial starts, for the first time or over again."""
+        self._ledger.begin(trial)
+        self._scoreboard.begin(trial)
+
+    def end(self, trial: str, wall_s: float, error: str | None) -> None:
+        """Note that a trial has ended, and the error if it failed."""
+        self._ledger.end(trial, wall_s, error)
+        self._scoreboard.end(trial, error)
+
+    def charge(self, trial: str, requests: Sequence[Request]) -> None:
+        """Charge a trial for what it asks, known or not."""
+        self._ledger.charge(trial, self._workload, requests)
+
+    def find(self, request: Request) -> Measurement | None:
+        """Return the answer to a request if it was measured before."""
+        known = self._ledger.get(self._workload, [request]).get(request)
+        if known is None:
+            return None
+        current = priced(known, self._energy)
+        if current != known:
+            self._ledger.put(self._workload, [current])
+        return current
+
+    def add(self, measurement: Measurement) -> None:
+        """Take down a new measurement."""
+        self._ledger.put(self._workload, [measurement])
+
+    def answered(self, trial: str, measurement: Measurement) -> None:
+        """Count an answer that a trial gets."""
+        self._scoreboard.add(trial, measurement)
+
+    def progress(self) -> ProgressEvent:
+        """Return where the search stands."""
+        return self._scoreboard.event()
+
+    def history(self, trial: str) -> list[Measurement]:
+        """Return what a trial was answered, in the order it asked."""
+        return self._ledger.history(trial)
+
+    def trials(self) -> list[TrialRow]:
+        """Return how the trials went, in order."""
+        return self._ledger.trials()

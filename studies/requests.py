@@ -1,0 +1,123 @@
+"""What is asked of an evaluation, and how one that failed is reported; light, without torch."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+from ..energy import EnergyModel
+from ..energy.size import bops, mean_activation_bits, mean_weight_bits, size_bytes
+from ..spaces import BitAllocation, EnergyTableError, Measurement, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One allocation to be measured.
+
+    Attributes:
+        allocation: The widths.
+        split: The images to use.
+        fidelity: Share of them to use, in (0, 1].
+    """
+
+    allocation: BitAllocation
+    split: Split = "search"
+    fidelity: float = 1.0
+
+    @classmethod
+    def answered_by(cls, measurement: Measurement) -> "Request":
+        """Return the request that a measurement answers."""
+        return cls(measurement.allocation, measurement.split, measurement.fidelity)
+
+
+def priced(measurement: Measurement, energy: EnergyModel) -> Measurement:
+    """Return a measurement with the costs an energy model gives its allocation.
+
+    Energies are NaN where the table does not support a width: float, for one, is a baseline under
+    every table, and not every accelerator computes in float.
+    """
+    allocation, layers = measurement.allocation, energy.layers
+    try:
+        costs = asdict(energy.costs(allocation))
+        del costs["energy"]
+    except EnergyTableError:
+        costs = {
+            "energy_pj": math.nan if energy.unit_is_pj else None,
+            "energy_vs_fp32": math.nan,
+            "energy_vs_w8a8": math.nan,
+            "size_bytes": size_bytes(layers, allocation),
+            "bops": bops(layers, allocation),
+            "mean_weight_bits": mean_weight_bits(layers, allocation),
+            "mean_activation_bits": mean_activation_bits(layers, allocation),
+        }
+    return replace(measurement, energy_table=energy.table.id, **costs)
+
+
+def measured(
+    request: Request,
+    energy: EnergyModel,
+    *,
+    correct: int,
+    loss_sum: float,
+    samples: int,
+    wall_s: float,
+) -> Measurement:
+    """Return the measurement that follows from counts.
+
+    Args:
+        request: What was asked.
+        energy: Prices the allocation.
+        correct: Images classified correctly.
+        loss_sum: Cross-entropy summed over the images, in nats.
+        samples: Images.
+        wall_s: Seconds it took.
+    """
+    accuracy = correct / samples
+    return priced(
+        replace(
+            _blank(request),
+            accuracy=accuracy,
+            accuracy_se=math.sqrt(accuracy * (1.0 - accuracy) / samples),
+            loss=loss_sum / samples,
+            samples=samples,
+            wall_s=wall_s,
+        ),
+        energy,
+    )
+
+
+def failed(
+    request: Request, energy: EnergyModel, reason: str, *, samples: int = 0, wall_s: float = 0.0
+) -> Measurement:
+    """Return the measurement of an allocation that could not be measured.
+
+    Args:
+        request: What was asked.
+        energy: Prices the allocation.
+        reason: Why, as the end of a sentence that begins with the allocation.
+        samples: Images that were used up.
+        wall_s: Seconds it took.
+    """
+    allocation = request.allocation
+    error = f"allocation {allocation.key[:12]} on the {request.split} split {reason}"
+    return priced(replace(_blank(request), error=error, samples=samples, wall_s=wall_s), energy)
+
+
+def _blank(request: Request) -> Measurement:
+    nan = math.nan
+    return Measurement(
+        request.allocation,
+        accuracy=nan,
+        accuracy_se=nan,
+        loss=nan,
+        energy_vs_fp32=nan,
+        energy_vs_w8a8=nan,
+        energy_pj=None,
+        energy_table="",
+        size_bytes=0,
+        bops=0,
+        mean_weight_bits=nan,
+        mean_activation_bits=nan,
+        samples=0,
+        wall_s=0.0,
+        split=request.split,
+        fidelity=request.fidelity,
+    )

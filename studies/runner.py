@@ -1,0 +1,293 @@
+"""Running a study from its file to its result."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import yaml
+
+from .. import __version__
+from ..energy import load_table, score_under
+from ..spaces import (
+    BitAllocation,
+    EnergyTableError,
+    EvaluationError,
+    Measurement,
+    Objective,
+    StudyError,
+    as_costs,
+    non_dominated,
+    pareto_front,
+)
+from .progress import ProgressCallback, ProgressEvent
+from .record import LEDGER_FILE, Books
+from .requests import Request
+from .result import Point, StudyResult, TrialRecord, write_atomic
+from .spec import StudySpec
+from .trials import Ground, Trial, planned, within
+
+if TYPE_CHECKING:
+    from .pool import Pool
+    from .workload import Prepared
+
+SPEC_FILE = "study.yaml"
+
+
+def run_study(spec: StudySpec, *, progress: ProgressCallback | None = None) -> StudyResult:
+    """Run a study, keep its result in its folder, and log it to MLflow.
+
+    Args:
+        spec: The study.
+        progress: Told where the study stands.
+
+    Raises:
+        BitfrontError: If the study cannot be run; then nothing is written but trained weights, to
+            their cache. If MLflow refuses the result, the result is in the folder all the same.
+    """
+    from .ledger import Ledger
+    from .mlflow_store import connect, is_server, resolve_uri
+    from .tracking import log_study
+
+    uri = resolve_uri(spec.tracking.uri, spec.folder.parent)
+    if is_server(uri):  # better to hear now than after hours that nobody answers there
+        connect(uri)
+    result = measure_study(spec, progress=progress)
+    _tell(progress, ProgressEvent(phase="track"))
+    with closing(Ledger(spec.folder / LEDGER_FILE)) as ledger:
+        evaluations = ledger.rows()
+    log_study(
+        result,
+        uri=uri,
+        experiment=spec.tracking.experiment,
+        folder=spec.folder,
+        evaluations=evaluations,
+    )
+    _tell(progress, ProgressEvent(phase="track", done=1, total=1))
+    return result
+
+
+def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) -> StudyResult:
+    """Run a study and keep its result in its folder.
+
+    Every strategy runs once with every budget and seed. What it selected on the search split, its
+    trial's front, is then measured once on the test split; that is what is reported. Selection
+    never sees the test split, except for `Point.on_front`, which says what stands out among the
+    finalists once they are measured there.
+
+    Args:
+        spec: The study.
+        progress: Told where the study stands.
+
+    Raises:
+        BitfrontError: If the study cannot be run.
+    """
+    from .workload import prepare
+
+    prepared = prepare(spec, progress)
+    trials = planned(spec)
+    _open_folder(spec)
+    with _pool(spec, prepared, trials, progress) as pool:
+        baselines = _measure_baselines(prepared, pool)
+        workload = prepared.workload
+        ground = Ground(prepared.space, workload.energy, spec.compared, baselines.float_search)
+        pool.run(trials, ground)
+        histories = {trial.id: pool.history(trial.id) for trial in trials}
+        records = [
+            TrialRecord(
+                row.strategy,
+                row.seed,
+                row.budget,
+                evaluations=len(histories[row.id]),
+                images_forward=sum(m.samples for m in histories[row.id]),
+                wall_s=row.wall_s,
+                status="done" if row.state == "done" else "failed",
+                error=row.error,
+            )
+            for row in pool.trials()
+        ]
+        finalists, notes = _finalists(trials, histories, spec.compared)
+        tested = _measure_finalists(finalists, pool, progress)
+    points = _points(finalists, tested, spec.compared)
+    agreement, more_notes = _table_agreement(spec, prepared, points)
+    result = StudyResult(
+        name=spec.study,
+        spec=spec.to_dict(),
+        points=points,
+        trials=tuple(records),
+        float_search=baselines.float_search,
+        float_test=baselines.float_test,
+        uniform_w8a8=baselines.uniform_w8a8,
+        workload=workload.digest,
+        space_size=prepared.space.size,
+        table_agreement=agreement,
+        versions=_versions(),
+        notes=(*prepared.notes, *notes, *more_notes),
+    )
+    result.save(spec.folder)
+    return result
+
+
+@dataclass(frozen=True)
+class _Baselines:
+    float_search: Measurement
+    float_test: Measurement
+    uniform_w8a8: Measurement
+
+
+@dataclass(frozen=True)
+class _Finalist:
+    trial: Trial
+    search: Measurement
+
+
+def _open_folder(spec: StudySpec) -> None:
+    """Make the study's folder, and leave in it the study as it was resolved."""
+    try:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(spec.to_dict(), sort_keys=False, allow_unicode=True)
+        write_atomic(spec.folder / SPEC_FILE, text)
+    except OSError as error:
+        raise StudyError(
+            f"cannot write the study's folder {spec.folder}: {error.strerror}; choose another "
+            f"with 'output'"
+        ) from error
+
+
+def _pool(
+    spec: StudySpec,
+    prepared: "Prepared",
+    trials: Sequence[Trial],
+    progress: ProgressCallback | None,
+) -> "AbstractContextManager[Pool]":
+    """Open the pool that the study asks for; Ray is loaded only if it does."""
+    execution, workload = spec.execution, prepared.workload
+    books = Books(spec.folder, workload.digest, workload.energy, tuple(trials), spec.compared)
+    threads = execution.threads_per_worker
+    if execution.workers == 0:
+        from .pool import local_pool
+
+        return local_pool(workload, books, threads=threads, progress=progress)
+    from .ray_pool import ray_pool
+
+    return ray_pool(
+        workload,
+        books,
+        workers=execution.workers,
+        threads=threads,
+        address=execution.address,
+        progress=progress,
+    )
+
+
+def _measure_baselines(prepared: "Prepared", pool: "Pool") -> _Baselines:
+    """Measure what every allocation is compared with; nobody is charged.
+
+    Raises:
+        EvaluationError: If the float network itself cannot be measured.
+    """
+    layers = prepared.workload.layers
+    float32, w8a8 = (BitAllocation.uniform(layers, width) for width in (32, 8))
+    requests = [Request(float32), Request(float32, "test"), Request(w8a8, "test")]
+    measurements = pool.evaluate(requests)
+    for measurement in measurements[:2]:
+        if measurement.failed:
+            raise EvaluationError(f"the float network cannot be measured: {measurement.error}")
+    return _Baselines(*measurements)
+
+
+def _finalists(
+    trials: Iterable[Trial],
+    histories: Mapping[str, Sequence[Measurement]],
+    objectives: Sequence[Objective],
+) -> tuple[list[_Finalist], list[str]]:
+    """Return each trial's front on the search split, and a note on every trial without one."""
+    finalists, notes = [], []
+    for trial in trials:
+        whole = [m for m in histories[trial.id] if m.fidelity == 1.0]
+        front = pareto_front([m for m in whole if within(m, trial.budget)], objectives)
+        if not front:
+            notes.append(
+                f"{trial.title}: none of its {len(histories[trial.id])} evaluations gave an "
+                f"accuracy within the budget"
+            )
+        finalists += [_Finalist(trial, measurement) for measurement in front]
+    return finalists, notes
+
+
+def _measure_finalists(
+    finalists: Sequence[_Finalist], pool: "Pool", progress: ProgressCallback | None
+) -> list[Measurement]:
+    """Measure finalists on the test split, once for each allocation."""
+    requests = [Request(finalist.search.allocation, "test") for finalist in finalists]
+    distinct = list(dict.fromkeys(requests))
+    _tell(progress, ProgressEvent(phase="test", total=len(distinct)))
+    answers = dict(zip(distinct, pool.evaluate(distinct), strict=True))
+    _tell(progress, ProgressEvent(phase="test", done=len(distinct), total=len(distinct)))
+    return [answers[request] for request in requests]
+
+
+def _points(
+    finalists: Sequence[_Finalist], tested: Sequence[Measurement], objectives: Sequence[Objective]
+) -> tuple[Point, ...]:
+    """Return the finalists with their fronts marked."""
+    on_front = undominated(tested, objectives)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, finalist in enumerate(finalists):
+        row = finalist.trial.row()
+        groups.setdefault((row.strategy, row.budget), []).append(index)
+    on_own: dict[int, bool] = {}
+    for members in groups.values():
+        marks = undominated([finalists[index].search for index in members], objectives)
+        on_own.update(zip(members, marks, strict=True))
+    return tuple(
+        Point(
+            finalist.trial.strategy.label,
+            finalist.trial.seed,
+            finalist.trial.row().budget,
+            finalist.search,
+            test,
+            on_strategy_front=on_own[index],
+            on_front=on_front[index],
+        )
+        for index, (finalist, test) in enumerate(zip(finalists, tested, strict=True))
+    )
+
+
+def undominated(measurements: Sequence[Measurement], objectives: Sequence[Objective]) -> list[bool]:
+    """Return which measurements no other dominates; of equally good ones, all."""
+    costs = as_costs(measurements, objectives)
+    best = {tuple(row) for row in costs[non_dominated(costs)].tolist()}
+    return [tuple(row) in best for row in costs.tolist()]
+
+
+def _table_agreement(
+    spec: StudySpec, prepared: "Prepared", points: Sequence[Point]
+) -> tuple[dict[str, float], list[str]]:
+    """Return how far other tables rank the finalists alike, and notes on those that cannot."""
+    agreement: dict[str, float] = {}
+    notes = []
+    energy = prepared.workload.energy
+    allocations = list(dict.fromkeys(point.test.allocation for point in points))
+    for name in spec.energy.also if len(allocations) > 1 else ():
+        try:
+            tables = [energy.table, load_table(name)]
+            scores = score_under(tables, energy.layers, allocations, options=energy.options)
+        except EnergyTableError as error:
+            notes.append(f"the finalists cannot be ranked under {name}: {error}")
+        else:
+            agreement[scores.tables[1]] = float(scores.tau[0, 1])
+    return agreement, notes
+
+
+def _versions() -> dict[str, str]:
+    packages = ("numpy", "torch", "torchvision", "timm", "ray")
+    found = {package: version(package) for package in packages}
+    return {"bitfront": __version__, "python": platform.python_version(), **found}
+
+
+def _tell(progress: ProgressCallback | None, event: ProgressEvent) -> None:
+    if progress is not None:
+        progress(event)

@@ -1,0 +1,139 @@
+"""Trials: strategy x budget x seed, and how one of them runs; light, without torch."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..energy import EnergyModel
+from ..searchers import Budget, Evaluator, ModelSource, Problem
+from ..spaces import OBJECTIVES, BitAllocation, BitSpace, Measurement, Objective
+from .ledger import TrialRow
+from .requests import Request
+from .sections import StrategySpec
+from .spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of one strategy.
+
+    Attributes:
+        strategy: The strategy and its settings.
+        budget: What it may spend.
+        seed: Its seed.
+    """
+
+    strategy: StrategySpec
+    budget: Budget
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Its name, unique in the study."""
+        return f"{self.strategy.label} | {budget_label(self.budget)} | {self.seed}"
+
+    @property
+    def title(self) -> str:
+        """What people are shown."""
+        return f"{self.strategy.label}, seed {self.seed}"
+
+    def row(self) -> TrialRow:
+        """Return the trial as the ledger plans it."""
+        return TrialRow(self.id, self.strategy.label, budget_label(self.budget), self.seed)
+
+
+def planned(spec: StudySpec) -> list[Trial]:
+    """Return all trials of a study, in the order strategy, budget, seed."""
+    return [
+        Trial(strategy, budget, seed)
+        for strategy in spec.strategies
+        for budget in spec.budgets
+        for seed in spec.seeds
+    ]
+
+
+def budget_label(budget: Budget) -> str:
+    """Return the words for a budget.
+
+    Examples:
+        >>> budget_label(Budget(30, {"energy": 0.6, "size": 20000}))
+        '30 evaluations, energy <= 0.6, size <= 20000'
+    """
+    limits = (f"{name} <= {limit:g}" for name, limit in budget.limits.items())
+    return ", ".join((f"{budget.evaluations} evaluations", *limits))
+
+
+class TrialDesk(Protocol):
+    """Where a trial brings its questions: it answers, charges and records."""
+
+    def begin(self, trial: str) -> None:
+        """Note that a trial starts, for the first time or over again."""
+
+    def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
+        """Answer requests in order, charged to a trial unless that is None."""
+        ...
+
+    def end(self, trial: str, wall_s: float, error: str | None) -> None:
+        """Note that a trial has ended, and the error if it failed."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials of a study have in common.
+
+    Attributes:
+        space: Which allocations there are.
+        energy: Prices them.
+        objectives: What is compared.
+        baseline: The float network on the search split.
+    """
+
+    space: BitSpace
+    energy: EnergyModel
+    objectives: tuple[Objective, ...]
+    baseline: Measurement
+
+    def problem(self, trial: Trial, evaluator: Evaluator, model: ModelSource | None) -> Problem:
+        """Return the problem a trial is to solve."""
+        return Problem(
+            self.space,
+            self.energy,
+            evaluator,
+            trial.budget,
+            seed=trial.seed,
+            label=trial.strategy.label,
+            objectives=self.objectives,
+            baseline=self.baseline,
+            model=model,
+        )
+
+
+def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource | None) -> None:
+    """Run a trial to its end; whatever its strategy raises ends this trial only.
+
+    Args:
+        trial: What to run.
+        ground: What it shares with others.
+        desk: Where its questions go.
+        model: The network, for strategies that look into it.
+    """
+    started = time.monotonic()
+    desk.begin(trial.id)
+
+    def evaluator(
+        allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+    ) -> list[Measurement]:
+        return desk.evaluate([Request(a, "search", fidelity) for a in allocations], trial.id)
+
+    error = None
+    try:
+        trial.strategy.build().run(ground.problem(trial, evaluator, model))
+    except Exception as raised:  # a stranger's code may raise anything
+        error = f"{type(raised).__name__}: {raised}"
+    desk.end(trial.id, time.monotonic() - started, error)
+
+
+def within(measurement: Measurement, budget: Budget) -> bool:
+    """Return whether a measurement respects the limits of a budget."""
+    return all(OBJECTIVES[name].of(measurement) <= limit for name, limit in budget.limits.items())

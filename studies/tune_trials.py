@@ -1,0 +1,93 @@
+"""Trials as Ray Tune trials."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ..searchers import ModelSource
+from .trials import Ground, Trial, TrialDesk, run_trial
+
+_TRIAL_MEMORY_BYTES = 64 * 2**20
+"""What a trial reserves. It reserves no CPU, since workers may hold all of them, yet Tune wants
+something."""
+
+_LOOK_INTERVAL_S = 0.25
+
+
+def run_tune_trials(
+    trials: Sequence[Trial],
+    ground: Ground,
+    desk: TrialDesk,
+    model: ModelSource,
+    *,
+    folder: Path,
+    at_once: int,
+    look: Callable[[], None],
+) -> str | None:
+    """Run trials to their ends, each in a process that may serve several.
+
+    A strategy that raises is recorded at the desk and is no failure to Tune; a process that dies
+    is started once more, and its trial with it.
+
+    Args:
+        trials: What to run.
+        ground: What they share.
+        desk: Where their questions go.
+        model: The network, for strategies that look into it.
+        folder: Where Tune keeps its files; emptied first.
+        at_once: How many run at the same time.
+        look: Called in this thread a few times a second.
+
+    Returns:
+        Why processes died for good; None if none did.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    function = tune.with_parameters(
+        _run_one, trials=list(trials), ground=ground, desk=desk, model=model
+    )
+    bundle = tune.PlacementGroupFactory([{"memory": _TRIAL_MEMORY_BYTES}])
+    results = tune.Tuner(
+        tune.with_resources(function, bundle),
+        param_space={"trial": tune.grid_search(list(range(len(trials))))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent.resolve()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=[_Watch(look)],
+        ),
+    ).fit()
+    return str(results.errors[0]).strip().splitlines()[-1] if results.errors else None
+
+
+def _run_one(
+    config: Mapping[str, Any],
+    *,
+    trials: Sequence[Trial],
+    ground: Ground,
+    desk: TrialDesk,
+    model: ModelSource,
+) -> None:
+    run_trial(trials[config["trial"]], ground, desk, model)
+
+
+class _Watch(tune.Callback):
+    """Lets the driver look at the search from Tune's own loop, without a thread."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._next = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune saves its settings, and a terminal cannot be saved
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        """Look, if it is time to."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + _LOOK_INTERVAL_S
+            self._look()

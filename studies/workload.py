@@ -1,0 +1,209 @@
+"""What is measured in a study: the network, the images, the quantizer and the prices.
+
+It is built once, in the driver, and sent to every process that measures. Weights and images are
+numpy arrays, so that Ray's object store hands them to the processes of a node without a copy.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..energy import EnergyModel
+from ..models.checkpoint import load_checkpoint
+from ..models.config import QuantizerConfig
+from ..models.data import load_data
+from ..models.images import ImageSet
+from ..models.locate import resolve_checkpoint
+from ..models.profile import profile
+from ..models.quantized import QuantizedModel
+from ..models.splits import Splits
+from ..models.train import TrainProgress, trained_model
+from ..models.zoo import build_model
+from ..spaces import BitSpace, Layer, Split
+from .checks import price_space
+from .progress import ProgressCallback, ProgressEvent
+from .sections import ModelSpec
+from .spec import StudySpec
+
+EVALUATION_VERSION = 1
+"""Part of every workload's digest: raise it when the same request gets other numbers than before,
+so that nothing measured by older code is taken for new."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build the network that the weights belong to; arguments of `build_model`."""
+
+    name: str
+    classes: int
+    input_shape: tuple[int, int, int]
+    kwargs: Mapping[str, Any]
+    seed: int
+
+    def build(self) -> nn.Module:
+        """Return the network with its initial weights."""
+        return build_model(
+            self.name,
+            classes=self.classes,
+            input_shape=self.input_shape,
+            kwargs=self.kwargs,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """All that an evaluation depends on, besides the allocation; also a `searchers.ModelSource`.
+
+    Attributes:
+        architecture: How the network is built.
+        state: Its weights and buffers by name.
+        layers: Its quantizable layers.
+        calibration_images: What quantizers are calibrated on.
+        images: What accuracy is measured on, by split.
+        quantizer: How ranges are chosen.
+        batch_size: Images per forward pass; sums round differently with another.
+        energy: Prices the allocations.
+    """
+
+    architecture: Architecture
+    state: Mapping[str, npt.NDArray[Any]]
+    layers: tuple[Layer, ...]
+    calibration_images: ImageSet
+    images: Mapping[Split, ImageSet]
+    quantizer: QuantizerConfig
+    batch_size: int
+    energy: EnergyModel
+
+    @cached_property
+    def digest(self) -> str:
+        """A hexadecimal name of what decides accuracies: content only, no paths and no prices."""
+        facts = [
+            EVALUATION_VERSION,
+            dataclasses.asdict(self.architecture),
+            dataclasses.asdict(self.quantizer),
+            self.batch_size,
+            self.calibration_images.digest,
+            {split: images.digest for split, images in self.images.items()},
+            [layer.name for layer in self.layers],
+        ]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        for name, array in self.state.items():
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:32]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of weights and images."""
+        image_sets = (self.calibration_images, *self.images.values())
+        return sum(array.nbytes for array in self.state.values()) + sum(
+            images.images.nbytes + images.labels.nbytes for images in image_sets
+        )
+
+    def float_model(self) -> nn.Module:
+        """Return the network with its weights, in evaluation mode."""
+        model = self.architecture.build()
+        model.load_state_dict({name: torch.tensor(array) for name, array in self.state.items()})
+        return model
+
+    def quantized_model(self) -> QuantizedModel:
+        """Return a fresh, calibrated copy of the network."""
+        model = QuantizedModel(self.float_model(), self.layers, self.quantizer)
+        model.calibrate(self.calibration())
+        return model
+
+    def calibration(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the calibration set as batches of images and labels."""
+        return list(self.calibration_images.batches(self.batch_size))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A study that is ready to run.
+
+    Attributes:
+        workload: What is measured.
+        space: Which allocations there are.
+        notes: What a reader of the results should know of the data.
+    """
+
+    workload: Workload
+    space: BitSpace
+    notes: tuple[str, ...]
+
+
+def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepared:
+    """Load the data, check the study against its network, then load or train the weights.
+
+    Nothing is written but trained weights, to their cache, and those only once everything that can
+    be checked without them is in order.
+
+    Args:
+        spec: The study.
+        progress: Told of the phases ``prepare`` and ``train``.
+
+    Raises:
+        InvalidStudyError: With the place in the file of what is wrong.
+    """
+    tell = progress or (lambda event: None)
+    tell(ProgressEvent(phase="prepare"))
+    with spec.at("data"):
+        splits = load_data(spec.data)
+    with spec.at("model"):
+        architecture = Architecture(
+            spec.model.name, splits.classes, splits.input_shape, spec.model.kwargs, spec.model.seed
+        )
+        model = architecture.build()
+        layers = profile(model, splits.input_shape)
+    space, energy = price_space(spec, layers)
+    with spec.at("model"):
+        model = _with_weights(model, spec.model, splits, tell)
+    workload = Workload(
+        architecture,
+        {name: tensor.numpy() for name, tensor in model.state_dict().items()},
+        layers,
+        splits.calibration,
+        {"search": splits.search, "test": splits.test},
+        spec.quantizer,
+        spec.execution.batch_size,
+        energy,
+    )
+    return Prepared(workload, space, splits.notes)
+
+
+@contextmanager
+def fixed_threads(threads: int) -> Iterator[None]:
+    """Compute with a fixed number of torch threads: sums round differently with another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _with_weights(
+    model: nn.Module, spec: ModelSpec, splits: Splits, tell: ProgressCallback
+) -> nn.Module:
+    """Return the network with the weights of its checkpoint, or trained."""
+    if spec.checkpoint is not None:
+        load_checkpoint(model, resolve_checkpoint(spec.checkpoint))
+        return model
+
+    def report(state: TrainProgress) -> None:
+        tell(ProgressEvent(phase="train", done=state.step, total=state.steps))
+
+    return trained_model(
+        spec.name, splits, spec.train, kwargs=spec.kwargs, seed=spec.seed, progress=report
+    )
