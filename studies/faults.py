@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -24,6 +24,10 @@ class Fault:
     where: str
     place: str
     message: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.where, self.place, self.message) if part)
@@ -66,8 +70,10 @@ def faults_of(error: ValidationError, document: Document, root: type[BaseModel])
             known = _known_keys(root, place[:-1])
             sentence = f"unknown key; {nearest(str(place[-1]), known)}"
         elif item["type"] == "missing":
-            key = str(item["loc"][-1])
+            key = item["loc"][-1]
             sentence = f"{key!r} is missing; write {show_place((*place, key))}: ..."
+            if isinstance(key, int):
+                sentence = f"expected at least {key + 1} entries, got {len(item['input'])}"
         found.setdefault(place, []).append(sentence)
     faults = [fault_at(document, place, _joined(said)) for place, said in found.items()]
     order = {origin: rank for rank, origin in enumerate(document.origins.values())}
@@ -83,6 +89,7 @@ def _sentence(kind: str, given: Any, context: Mapping[str, Any]) -> str:
         "int_type": "a whole number",
         "float_type": "a number",
         "string_type": "text",
+        "string_too_short": "some text",
         "bool_type": "true or false",
         "tuple_type": "a list",
         "list_type": "a list",
@@ -98,6 +105,10 @@ def _sentence(kind: str, given: Any, context: Mapping[str, Any]) -> str:
     elif "ge" in context or "le" in context:
         bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
         expected = f"a number of {bound}"
+    elif kind == "string_too_long":
+        expected = f"at most {context['max_length']} characters"
+    elif kind == "too_long":
+        return f"expected at most {context['max_length']} entries, got {context['actual_length']}"
     elif kind == "too_short":
         least = context["min_length"]
         entries = "entry" if least == 1 else "entries"
@@ -119,8 +130,7 @@ def _existing(value: Any, location: Iterable[str | int]) -> Place:
     """Return the part of a location that is in the value, without names of union branches."""
     place: list[str | int] = []
     for part in location:
-        inside = isinstance(value, Mapping) or (isinstance(value, list) and isinstance(part, int))
-        if not inside or (isinstance(value, Mapping) and part not in value):
+        if part not in dict(_entries(value)):
             break
         place.append(part)
         value = value[part]
@@ -128,29 +138,37 @@ def _existing(value: Any, location: Iterable[str | int]) -> Place:
 
 
 def _narrowed(value: Any, place: Place, message: str) -> Place:
-    """Return the entry below a place whose key or text the message quotes, else the place.
+    """Return the entry below a place that the message speaks of, else the place.
 
-    Keys directly below it need no quotes.
+    The nearest level that has one is taken; in it, an entry written as ``section.key`` comes before
+    one whose key or text is quoted, and that before one whose key is a word of the message.
     """
     for part in place:
         value = value[part] if not isinstance(value, Mapping) else value.get(part)
     level = [(place, value)]
     while level:
-        level = [
-            ((*above, key), inside) for above, outer in level for key, inside in _entries(outer)
-        ]
-        for found, inside in level:
-            texts = [text for text in (found[-1], inside) if isinstance(text, str)]
-            if any(repr(text) in message for text in texts):
-                return found
-            if len(found) == len(place) + 1 and _names(message, found[-1]):
-                return found
+        level = [((*at, key), inner) for at, outer in level for key, inner in _entries(outer)]
+        for speaks in (_spells, _quotes, _names):
+            for found, inner in level:
+                if speaks(message, found, inner):
+                    return found
     return place
 
 
-def _names(message: str, key: str | int) -> bool:
-    word = rf"(?<![\w-]){re.escape(str(key))}(?![\w-])"
-    return isinstance(key, str) and re.search(word, message) is not None
+def _spells(message: str, place: Place, value: Any) -> bool:
+    return _has_word(message, ".".join(map(str, place[-2:]))) if len(place) > 1 else False
+
+
+def _quotes(message: str, place: Place, value: Any) -> bool:
+    return any(isinstance(text, str) and repr(text) in message for text in (place[-1], value))
+
+
+def _names(message: str, place: Place, value: Any) -> bool:
+    return isinstance(place[-1], str) and _has_word(message, place[-1])
+
+
+def _has_word(message: str, word: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(word)}(?!\.?[\w-])", message) is not None
 
 
 def _entries(value: Any) -> Iterable[tuple[str | int, Any]]:

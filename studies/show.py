@@ -1,5 +1,6 @@
 """A finished study in the terminal, and as plain rows."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..spaces import Measurement, StudyError
+from . import OUTPUT
 from .palette import styles
 from .result import RESULT_FILE, Point, StudyResult
 from .spec import find_study
 from .yaml_lines import read_yaml
 
-DEFAULT_OUTPUT = "bitfront-runs"
 _WIDTH, _HEIGHT = 64, 14
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def find_result(study: str, output: str = DEFAULT_OUTPUT) -> Path:
+def find_result(study: str, output: str = OUTPUT) -> Path:
     """Return the folder of a finished study.
 
     Args:
@@ -76,7 +77,12 @@ def measurement_row(measurement: Measurement) -> dict[str, Any]:
         "split",
     )
     values = measurement.to_dict()
-    return {name: values[name] for name in names}
+    return {name: _finite(values[name]) for name in names}
+
+
+def _finite(value: Any) -> Any:
+    """Return None for a number JSON cannot write, such as a ratio to what a table cannot price."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
@@ -120,11 +126,15 @@ def _cells(measured: Measurement) -> tuple[str, ...]:
     return (
         f"{100 * measured.accuracy:.2f} ± {100 * measured.accuracy_se:.2f} %",
         "" if measured.energy_pj is None else energy_text(measured.energy_pj),
-        f"{measured.energy_vs_fp32:.3f}",
-        f"{measured.energy_vs_w8a8:.3f}",
+        _ratio_text(measured.energy_vs_fp32),
+        _ratio_text(measured.energy_vs_w8a8),
         size_text(measured.size_bytes),
         f"{measured.mean_weight_bits:.1f}/{measured.mean_activation_bits:.1f}",
     )
+
+
+def _ratio_text(ratio: float) -> str:
+    return f"{ratio:.3f}" if math.isfinite(ratio) else ""
 
 
 def _picture(result: StudyResult) -> Text:

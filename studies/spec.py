@@ -26,6 +26,7 @@ from ..models.config import DataConfig, QuantizerConfig
 from ..models.locate import data_folder
 from ..searchers import Budget
 from ..spaces import OBJECTIVES, BitfrontError, Objective, StudyError, nearest, objective
+from . import OUTPUT
 from .faults import InvalidStudyError, fault_at, faults_of
 from .sections import (
     EnergySpec,
@@ -106,7 +107,7 @@ class StudySpec(Section):
     ] = (0,)
     execution: ExecutionSpec = ExecutionSpec()
     tracking: TrackingSpec = TrackingSpec()
-    output: Annotated[str, Field(min_length=1)] = "bitfront-runs"
+    output: Annotated[str, Field(min_length=1)] = OUTPUT
 
     _document: Document = PrivateAttr(default=Document({}, {(): "the study"}, Path()))
 

@@ -36,7 +36,7 @@ data:
 #   first_last: 8                        # width of the first and last layer; null: free
 #   pins: {{}}                             # conv2: {{weight: 8, activation: 8}}; patterns as "fc*"
 #   choices: {{}}                          # conv2: {{weight: [4, 8]}}
-#   ties: []                             # weights=activations, shared-input, [fc1.weight, fc2.weight]
+#   ties: []                             # weights=activations, shared-input, [fc1, fc2]
 #   forbid: []                           # [weight width, activation width] pairs, as [2, 8]
 
 # quantizer:
@@ -90,7 +90,7 @@ def write_template(file: Path, *, force: bool = False) -> None:
     """
     if file.exists() and not force:
         raise StudyError(f"{file} exists; choose another name, or replace it with --force")
-    name = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in file.stem)
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in file.stem)
     text = TEMPLATE.format(file=file, name=name.strip("-") or "study")
     try:
         file.write_text(text, encoding="utf-8")
