@@ -32,7 +32,7 @@ def vit_tiny_patch4(classes: int, input_shape: tuple[int, int, int], **settings:
         ModelError: If the image cannot be cut into whole patches.
     """
     declare_missing_operators()
-    from timm.layers import build_sincos2d_pos_embed
+    from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
     from timm.models.vision_transformer import VisionTransformer
 
     channels, height, width = input_shape
