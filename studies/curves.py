@@ -5,6 +5,7 @@ relative to the uniform 8-bit network. A strategy's front is the best accuracy t
 reach at or below each energy.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,32 @@ class Curve:
     def is_reference(self) -> bool:
         """Whether it is the uniform curve, which is drawn dashed for the others to be read by."""
         return self.strategy == UNIFORM
+
+
+_DEEP_LOSS = 30.0
+"""Points of accuracy lost from which on finalists differ in nothing anybody would choose by."""
+
+
+def accuracy_range(result: StudyResult, drawn: Sequence[Curve]) -> tuple[float, float]:
+    """Return the accuracies in percent that a figure opens on, with a margin.
+
+    A strategy's cheapest finalists are often no better than guessing. They would press the rest
+    into a thin band, so finalists more than 30 points below the float network are left out, or
+    fewer if those are more than half.
+    """
+    float_accuracy = 100 * result.float_test.accuracy
+    accuracy = np.concatenate([[float_accuracy], *(curve.accuracy for curve in drawn)])
+    error = np.concatenate([[0.0], *(curve.error for curve in drawn)])
+    shown = accuracy >= min(float_accuracy - _DEEP_LOSS, float(np.median(accuracy)))
+    bottom, top = float(np.min((accuracy - error)[shown])), float(np.max(accuracy + error))
+    margin = 0.05 * (top - bottom) or 1.0
+    return bottom - margin, top + margin
+
+
+def left_out(drawn: Sequence[Curve], lowest: float) -> str:
+    """Return the sentence that says how many finalists lie below a figure; empty if none."""
+    count = sum(int(np.sum(curve.accuracy < lowest)) for curve in drawn)
+    return f"{count} finalist{'s' * (count > 1)} below {lowest:.0f} %" if count else ""
 
 
 def curves(result: StudyResult) -> list[Curve]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, curves
+from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, accuracy_range, curves, left_out
 from .front_page import front_html
 from .result import StudyResult
 
@@ -56,11 +56,8 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
     figure = _figure()
     axes = figure.add_subplot()
     _draw_references(axes, result)
-    shown = [
-        _draw_curve(axes, curve)
-        for curve in curves(result)
-        if strategy in (None, curve.strategy) or curve.is_reference
-    ]
+    drawn = [c for c in curves(result) if strategy in (None, c.strategy) or c.is_reference]
+    shown = [_draw_curve(axes, curve) for curve in drawn]
     if strategy is None and result.front:
         shown += axes.plot(
             [point.test.energy_vs_w8a8 for point in result.front],
@@ -80,6 +77,10 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
     )
     axes.set_xlabel(ENERGY_AXIS)
     axes.set_ylabel(ACCURACY_AXIS)
+    axes.set_ylim(accuracy_range(result, drawn))
+    axes.annotate(
+        left_out(drawn, axes.get_ylim()[0]), (0.01, 0.015), xycoords="axes fraction", fontsize=9
+    )
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -184,8 +185,16 @@ def _mean_widths(widths: Sequence[int | npt.NDArray[np.uint8]]) -> list[float]:
 
 
 def _draw_widths(axes: "Axes", widths: npt.NDArray[np.float64]) -> Any:
-    image = axes.pcolormesh(widths, cmap="cividis", vmin=2, vmax=8, edgecolors="white", linewidth=1)
-    if widths.size <= _ANNOTATED_CELLS:
+    readable = widths.size <= _ANNOTATED_CELLS
+    image = axes.pcolormesh(
+        widths,
+        cmap="cividis",
+        vmin=2,
+        vmax=8,
+        edgecolors="white",
+        linewidth=1 if readable else 0.2,
+    )
+    if readable:
         for (row, column), width in np.ndenumerate(widths):
             colour = "white" if width < 5.5 else INK
             axes.text(

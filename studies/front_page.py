@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, curves
+from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, accuracy_range, curves, left_out
 from .palette import UNIFORM
 from .result import Point, StudyResult
 
@@ -21,6 +21,17 @@ def front_html(result: StudyResult) -> str:
     for curve in drawn:
         figure.add_traces([_line(curve), _markers(curve)])
     figure.add_trace(_common_front(result))
+    lowest, highest = accuracy_range(result, drawn)
+    if note := left_out(drawn, lowest):
+        figure.add_annotation(
+            text=f"{note}: double-click to see them",
+            x=0.01,
+            y=0.01,
+            xref="paper",
+            yref="paper",
+            showarrow=False,
+            bgcolor="white",
+        )
     float_accuracy = 100 * result.float_test.accuracy
     figure.add_hline(
         float_accuracy,
@@ -32,7 +43,7 @@ def front_html(result: StudyResult) -> str:
         template="plotly_white",
         title=f"{escape(result.name)}  ·  energy table {escape(result.float_test.energy_table)}",
         xaxis={"title": ENERGY_AXIS},
-        yaxis={"title": ACCURACY_AXIS},
+        yaxis={"title": ACCURACY_AXIS, "range": [lowest, highest]},
         font={"size": 14, "color": INK},
         legend={"itemsizing": "trace"},
         updatemenus=[_menu([curve.strategy for curve in drawn])],
@@ -41,7 +52,8 @@ def front_html(result: StudyResult) -> str:
     page = figure.to_html(
         include_plotlyjs=True, config={"displaylogo": False}, default_height="95vh"
     )
-    return str(page)
+    # Without it, browsers lay the page out as in the nineties, with a needless scroll bar.
+    return f"<!DOCTYPE html>\n{page}"
 
 
 def _line(curve: Curve) -> Any:

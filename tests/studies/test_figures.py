@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bitfront.studies.curves import curves
+from bitfront.studies.curves import accuracy_range, curves
 from bitfront.studies.figures import bits_figure, front_figure, write_figures
 from bitfront.studies.front_page import front_html
 
@@ -40,6 +40,25 @@ def test_failed_measurements_are_left_out(synthetic_result):
     result = replace(synthetic_result, points=(failed, *rest))
     assert len(curves(result)[0].points) == 9
     assert np.isfinite(curves(result)[0].best).all()
+
+
+def test_guessing_does_not_flatten_the_figure(synthetic_result):
+    first, second, *rest = synthetic_result.points
+    poor = [replace(p, test=replace(p.test, accuracy=0.1)) for p in (first, second)]
+    result = replace(synthetic_result, points=(*poor, *rest))
+    axes = front_figure(result).axes[0]
+    low, high = axes.get_ylim()
+    assert 90 < low < min(100 * p.test.accuracy for p in rest)
+    assert high < 101
+    assert f"2 finalists below {low:.0f} %" in [text.get_text() for text in axes.texts]
+    assert front_figure(synthetic_result).axes[0].texts[-1].get_text() == ""
+    assert "2 finalists below" in front_html(result)
+
+
+def test_study_of_guesses_is_shown_all_the_same(synthetic_result):
+    points = [replace(p, test=replace(p.test, accuracy=0.1)) for p in synthetic_result.points]
+    result = replace(synthetic_result, points=tuple(points))
+    assert accuracy_range(result, curves(result))[0] < 10
 
 
 def test_written_pictures_have_the_size_of_a_screen(synthetic_result, tmp_path):
