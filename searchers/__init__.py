@@ -6,27 +6,20 @@ are made by name with `build`. The conformance suite for strategies of your own 
 """
 
 from .base import Searcher
+from .budget import Budget, BudgetSpent, check_feasible, smallest_cost
 from .percentile import Percentile
-from .problem import (
-    Budget,
-    BudgetSpent,
-    Evaluator,
-    ModelSource,
-    Problem,
-    check_feasible,
-    smallest_cost,
-)
+from .problem import Evaluator, ModelSource, Problem
 from .random_search import RandomSearch
 from .registry import (
     ENTRY_POINT_GROUP,
     Description,
-    Setting,
     build,
     describe,
     get,
     register,
     strategy_names,
 )
+from .settings import Setting
 from .uniform import Uniform
 
 __all__ = [

@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from ..spaces import BitSpace, SpaceError, StudyError
-from .problem import BudgetSpent, Problem
+from .budget import BudgetSpent
+from .problem import Problem
 
 
 class Searcher(ABC):

@@ -1,16 +1,13 @@
 """What a strategy is given."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, Context
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ..spaces import (
     DEFAULT_OBJECTIVES,
-    OBJECTIVES,
     BitAllocation,
     BitSpace,
     EvaluationError,
@@ -19,55 +16,15 @@ from ..spaces import (
     Objective,
     SpaceError,
     StudyError,
-    nearest,
     pareto_front,
 )
+from .budget import Budget, BudgetSpent, check_feasible, price, respects
 
 if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
     from torch import Tensor
 
-    from ..energy import Costs, EnergyModel
+    from ..energy import EnergyModel
     from ..models.quantized import QuantizedModel
-
-LIMITABLE = ("energy", "size", "bops")
-"""The objectives that can be limited: those whose cost is known before anything is measured."""
-
-
-class BudgetSpent(Exception):  # noqa: N818 - not an error: it is how a search normally ends
-    """The evaluation budget is used up: how a search normally ends."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a strategy may spend, and what an acceptable answer may cost.
-
-    Attributes:
-        evaluations: How many allocations it may ask for, the same one twice counted twice.
-        limits: Objective -> the largest acceptable value: ``energy`` (relative to uniform 8
-            bit), ``size`` (bytes) or ``bops``.
-
-    Raises:
-        StudyError: If there is nothing to spend, or a limit is unknown or not positive.
-    """
-
-    evaluations: int
-    limits: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.evaluations, bool) or not isinstance(self.evaluations, int):
-            raise StudyError(
-                f"a budget's evaluations must be a whole number, got {self.evaluations!r}"
-            )
-        if self.evaluations < 1:
-            raise StudyError(f"a budget needs at least 1 evaluation, got {self.evaluations}")
-        for name, limit in self.limits.items():
-            if name not in LIMITABLE:
-                raise StudyError(
-                    f"a budget cannot limit {name!r}, only costs known before measuring; "
-                    f"{nearest(name, LIMITABLE)}"
-                )
-            if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
-                raise StudyError(f"the limit on {name} must be a positive number, got {limit!r}")
 
 
 class Evaluator(Protocol):
@@ -191,12 +148,12 @@ class Problem:
             allocation: What to price.
             name: ``energy`` (relative to uniform 8 bit), ``size`` (bytes) or ``bops``.
         """
-        return _price(self.energy, allocation, name)
+        return price(self.energy, allocation, name)
 
     def allows(self, allocation: BitAllocation) -> bool:
         """Return whether an allocation's price respects the budget's limits; nothing is charged."""
         limits = self.budget.limits
-        return not limits or _respects(self.energy.costs(allocation), limits)
+        return not limits or respects(self.energy.costs(allocation), limits)
 
     def only_allowed(self, allocations: Iterable[BitAllocation]) -> list[BitAllocation]:
         """Return those allocations whose price respects the limits, each once, in order.
@@ -220,7 +177,7 @@ class Problem:
 
     def within(self, measurement: Measurement) -> bool:
         """Return whether a measurement respects the budget's limits."""
-        return _respects(measurement, self.budget.limits)
+        return respects(measurement, self.budget.limits)
 
     def front(self) -> list[Measurement]:
         """Return what is best so far: measured on all images, within the limits, not dominated."""
@@ -260,56 +217,6 @@ class Problem:
         if self._model is None:
             raise StudyError("this problem carries no network; set needs_model = True on the class")
         return self._model
-
-
-def check_feasible(space: BitSpace, energy: "EnergyModel", limits: Mapping[str, float]) -> None:
-    """Check that some allocation of a space respects each limit.
-
-    Args:
-        space: Which allocations there are.
-        energy: Prices them.
-        limits: As in `Budget`.
-
-    Raises:
-        InfeasibleError: Saying the smallest achievable cost.
-    """
-    for name, limit in limits.items():
-        smallest = smallest_cost(space, energy, name)
-        if smallest > limit:
-            # Rounded up, so that the number shown is one that can be asked for.
-            shown = Context(prec=4, rounding=ROUND_CEILING).create_decimal(smallest)
-            raise InfeasibleError(
-                f"no allocation has {name} <= {limit:g} ({OBJECTIVES[name].unit}); the smallest "
-                f"achievable is {shown:g}: raise the limit or allow smaller widths"
-            )
-
-
-def smallest_cost(space: BitSpace, energy: "EnergyModel", name: str) -> float:
-    """Return the smallest cost any allocation of a space has.
-
-    Args:
-        space: Which allocations there are.
-        energy: Prices them.
-        name: ``energy`` (relative to uniform 8 bit), ``size`` (bytes) or ``bops``.
-    """
-    if name == "energy":
-        costs = energy.layer_costs
-    else:
-        bits = np.arange(33, dtype=np.float64)
-        pairs = np.outer(bits, bits if name == "bops" else np.ones(33))
-        counts = [layer.macs if name == "bops" else layer.weight_count for layer in space.layers]
-        costs = np.array(counts, dtype=np.float64)[:, None, None] * pairs
-    _, cheapest = space.minimum(costs)
-    return _price(energy, cheapest, name)
-
-
-def _respects(costs: "Costs | Measurement", limits: Mapping[str, float]) -> bool:
-    """Return whether no cost is above its limit; one that is not known (NaN) is."""
-    return all(getattr(costs, OBJECTIVES[name].attribute) <= limits[name] for name in limits)
-
-
-def _price(energy: "EnergyModel", allocation: BitAllocation, name: str) -> float:
-    return float(getattr(energy.costs(allocation), OBJECTIVES[name].attribute))
 
 
 def _entropy(seed: int, label: str) -> np.random.SeedSequence:

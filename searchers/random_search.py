@@ -9,7 +9,8 @@ import numpy as np
 
 from ..spaces import BitAllocation, InfeasibleError
 from .base import Searcher
-from .problem import Problem, smallest_cost
+from .budget import smallest_cost
+from .problem import Problem
 from .registry import register
 
 BATCH = 64

@@ -1,18 +1,14 @@
 """Strategies by name: our own, those of installed packages, and any class by its address."""
 
-import dataclasses
-import json
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from ..spaces import StudyError, nearest
 from .base import Searcher
+from .settings import Setting, configure, settings_of
 
 ENTRY_POINT_GROUP = "bitfront.searchers"
 """Packages that ship strategies declare them in this group: ``name = "package.module:Class"``."""
@@ -20,23 +16,6 @@ ENTRY_POINT_GROUP = "bitfront.searchers"
 S = TypeVar("S", bound=type[Searcher])
 
 _registered: dict[str, type[Searcher]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting of a strategy.
-
-    Attributes:
-        name: Its name.
-        type: Its type, as text.
-        default: The value it has if none is given; None if it is required.
-        required: Whether there is no default.
-    """
-
-    name: str
-    type: str
-    default: Any
-    required: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +52,7 @@ def register(name: str) -> Callable[[S], S]:
 
     Examples:
         >>> from bitfront.searchers import Searcher, register
-        >>> @register("random")
+        >>> @register("random")  # doctest: +ELLIPSIS
         ... class Mine(Searcher):
         ...     def search(self, problem): ...
         Traceback (most recent call last):
@@ -142,39 +121,6 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Searcher:
     return configure(get(name), settings or {}, name)
 
 
-def configure(
-    cls: type[Searcher], settings: Mapping[str, Any], name: str | None = None
-) -> Searcher:
-    """Return a strategy of a class with checked settings.
-
-    Args:
-        cls: The class.
-        settings: As for `build`.
-        name: How messages call it; the class's name if None.
-
-    Raises:
-        StudyError: As `build`.
-    """
-    name = name or cls.__name__
-    fields = {field.name: field for field in _fields(cls)}
-    for given in settings:
-        if given not in fields:
-            known = nearest(given, fields) if fields else "it has none"
-            raise StudyError(f"{name} has no setting {given!r}; {known}")
-    for field in fields.values():
-        if _required(field) and field.name not in settings:
-            raise StudyError(f"{name} needs the setting {field.name!r}")
-    hints = typing.get_type_hints(cls)
-    values = {
-        key: _convert(f"{name}: setting {key!r}", value, hints[key])
-        for key, value in settings.items()
-    }
-    try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:  # the strategy's own checks, BitfrontErrors among them
-        raise StudyError(f"{name}: {error}") from error
-
-
 def describe(name: str) -> Description:
     """Return what there is to know of a strategy before it runs.
 
@@ -190,7 +136,6 @@ def describe(name: str) -> Description:
         'widths'
     """
     cls = get(name)
-    hints = typing.get_type_hints(cls)
     return Description(
         name=name,
         summary=cls.summary,
@@ -198,10 +143,7 @@ def describe(name: str) -> Description:
         granularities=tuple(sorted(cls.granularities)),
         needs_model=cls.needs_model,
         deterministic=cls.deterministic,
-        settings=tuple(
-            Setting(field.name, _spell(hints[field.name]), _default(field), _required(field))
-            for field in _fields(cls)
-        ),
+        settings=settings_of(cls),
     )
 
 
@@ -222,44 +164,3 @@ def _load(point: EntryPoint) -> type[Searcher]:
 
 def _address(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _fields(cls: type[Searcher]) -> list[dataclasses.Field[Any]]:
-    if not dataclasses.is_dataclass(cls):
-        return []
-    return [field for field in dataclasses.fields(cls) if field.init]
-
-
-def _required(field: "dataclasses.Field[Any]") -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
-
-
-def _convert(where: str, value: Any, hint: Any) -> Any:
-    """Return a plain value as the type a field declares; JSON's rules, nothing guessed.
-
-    Strict JSON is what is wanted: a list may stand for a tuple and 3 for 3.0, but not "3" for 3
-    nor 1 for true.
-    """
-    try:
-        return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-        raise StudyError(
-            f"{where} must be {_spell(hint)}, got {value!r}"
-            + (f" (at {place}: {first['input']!r})" if place else "")
-        ) from None
-    except TypeError:
-        raise StudyError(f"{where} must be plain values, got {value!r}") from None
-
-
-def _spell(hint: Any) -> str:
-    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    return text.replace("typing.", "").replace("NoneType", "None")

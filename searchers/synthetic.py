@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ..energy import EnergyModel, load_table
 from ..spaces import BitAllocation, Bits, BitSpace, Layer, Measurement, pareto_front
-from .problem import Budget, Evaluator, ModelSource, Problem
+from .budget import Budget
+from .problem import Evaluator, ModelSource, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor

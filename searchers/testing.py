@@ -24,8 +24,9 @@ import pytest
 
 from ..spaces import BitAllocation, InfeasibleError, Measurement
 from .base import Searcher
-from .problem import Evaluator, Problem, smallest_cost
-from .registry import configure
+from .budget import smallest_cost
+from .problem import Evaluator, Problem
+from .settings import configure
 from .synthetic import (
     AdditiveLandscape,
     TinyNetwork,

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bitfront.searchers import Budget, BudgetSpent, Problem, check_feasible, smallest_cost
+from bitfront.searchers import Budget, BudgetSpent, Problem
 from bitfront.searchers.synthetic import AdditiveLandscape, tabular_problem
 from bitfront.spaces import (
     OBJECTIVES,
@@ -18,36 +18,6 @@ from bitfront.spaces import (
 
 def uniforms(problem, *widths):
     return [problem.space.uniform(bits) for bits in widths]
-
-
-# Budget
-
-
-@pytest.mark.parametrize("evaluations", [0, -1])
-def test_a_budget_must_have_something_to_spend(evaluations):
-    with pytest.raises(StudyError, match=f"at least 1 evaluation, got {evaluations}"):
-        Budget(evaluations)
-
-
-@pytest.mark.parametrize("evaluations", [1.5, "9", True])
-def test_evaluations_are_a_whole_number(evaluations):
-    with pytest.raises(StudyError, match="whole number"):
-        Budget(evaluations)
-
-
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        ({"enrgy": 0.5}, "did you mean 'energy'"),
-        ({"accuracy": 0.5}, "only costs known before measuring"),
-        ({"energy": 0}, "positive number, got 0"),
-        ({"energy": math.nan}, "positive number, got nan"),
-        ({"size": "small"}, "positive number, got 'small'"),
-    ],
-)
-def test_limits_are_checked(limits, message):
-    with pytest.raises(StudyError, match=message):
-        Budget(5, limits)
 
 
 # Evaluation
@@ -173,22 +143,6 @@ def test_only_allowed_keeps_the_order_and_each_once():
     assert problem.only_allowed([four, eight, two, four]) == [four, two]
     with pytest.raises(InfeasibleError, match=r"the cheapest has bops .* \(limit "):
         problem.only_allowed([eight])
-
-
-@pytest.mark.parametrize("name", ["energy", "size", "bops"])
-def test_smallest_cost_is_that_of_the_cheapest_member(name):
-    problem = tabular_problem(widths=(3, 5, 8), forbid=[(3, 3)])
-    every = [problem.price(a, name) for a in problem.space.enumerate()]
-    assert smallest_cost(problem.space, problem.energy, name) == min(every)
-
-
-def test_the_smallest_cost_is_a_limit_that_can_be_asked_for():
-    problem = tabular_problem()
-    with pytest.raises(InfeasibleError, match=r"energy <= 0.001") as refused:
-        check_feasible(problem.space, problem.energy, {"energy": 0.001})
-    shown = float(str(refused.value).split("achievable is ")[1].split(":")[0])
-    check_feasible(problem.space, problem.energy, {"energy": shown})
-    assert shown == pytest.approx(smallest_cost(problem.space, problem.energy, "energy"), rel=1e-3)
 
 
 # Randomness and the network
