@@ -67,7 +67,7 @@ class TransformedSource:
             try:
                 images.append(np.asarray(self.transform(self.open_image(int(index)))))
             except OSError as error:
-                raise DataError(f"an image cannot be read: {error}") from None
+                raise DataError(f"image {index} cannot be read: {error}") from None
         return np.stack(images)
 
 

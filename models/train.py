@@ -23,6 +23,7 @@ from .augment import random_crop, random_flip
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .images import ImageSet
+from .optimizers import make_optimizer, make_schedule
 from .splits import Splits
 from .zoo import build_model
 
@@ -106,8 +107,8 @@ def train(
     batch_size = min(config.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
     steps = steps_per_epoch * config.epochs
-    optimizer = _optimizer(model, config)
-    schedule = _schedule(optimizer, config, steps_per_epoch)
+    optimizer = make_optimizer(model, config)
+    schedule = make_schedule(optimizer, config, steps_per_epoch)
     generator = torch.Generator().manual_seed(config.seed)
     step, epoch_loss = 0, math.nan
     model.train()
@@ -204,37 +205,6 @@ def _cross_entropy(label_smoothing: float) -> LossFunction:
         return cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
 
     return loss
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decay = config.weight_decay
-    match config.optimizer:
-        case "sgd":
-            return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=decay)
-        case "adam":
-            return torch.optim.Adam(parameters, lr=config.lr, weight_decay=decay)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=decay)
-        case "adadelta":
-            return torch.optim.Adadelta(parameters, lr=config.lr, weight_decay=decay)
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return a schedule by steps: a linear rise, then constant or half a cosine."""
-    warmup = config.warmup_epochs * steps_per_epoch
-    rest = max(config.epochs * steps_per_epoch - warmup, 1.0)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        if config.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / rest, 1.0)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _require_finite(model: nn.Module, epoch: int, config: TrainConfig) -> None:

@@ -1,4 +1,5 @@
 import gzip
+import pickle
 import struct
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def test_the_normalisation_can_be_chosen() -> None:
     assert (pixels.min().item(), pixels.max().item()) == (-1, 1)
 
 
-def write_mnist(root: Path, *, packed: bool) -> None:
-    raw = root / "MNIST" / "raw"
+def write_mnist(root: Path, *, packed: bool, folder: str = "MNIST") -> None:
+    raw = root / folder / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 40), ("t10k", 10)):
         labels = (np.arange(count) % 10).astype(np.uint8)
@@ -74,6 +75,14 @@ def test_mnist_is_read_packed_or_not_from_a_folder_that_cannot_be_written(
     assert splits.input_shape == (1, 28, 28)
     assert (splits.train.images[:, 0, 5, 5] == splits.train.labels).all()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_fashion_mnist_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    write_mnist(tmp_path, packed=True, folder="FashionMNIST")
+    config = DataConfig(name="fashion-mnist", root=str(tmp_path), calibration_images=20)
+    splits = load_data(config)
+    assert len(splits.test) == 10
+    assert (splits.test.mean, splits.test.std) == ((0.2860,), (0.3530,))
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
@@ -124,8 +133,17 @@ def test_only_the_images_of_a_split_are_decoded(tmp_path: Path) -> None:
         images[index].write_bytes(b"not an image")
     splits = load_data(config)
     assert len(splits.test) == 6
-    with pytest.raises(DataError, match="an image cannot be read"):
+    with pytest.raises(DataError, match=r"image \d+ cannot be read: .*\.png"):
         _ = splits.train
+
+
+def test_splits_travel_to_other_processes(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", classes=2, per_class=10)
+    write_folder(tmp_path / "val", classes=2, per_class=3)
+    splits = load_data(folder_config(tmp_path))
+    arrived: Splits = pickle.loads(pickle.dumps(splits))
+    assert arrived.search.digest == splits.search.digest
+    assert arrived.train.digest == splits.train.digest
 
 
 def test_training_and_validation_folders_must_have_the_same_classes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bitfront.models import ImageSet, TrainConfig, TrainProgress, build_model, trained_model
 from bitfront.models.splits import Splits
-from bitfront.models.train import _schedule, train
+from bitfront.models.train import train
 from bitfront.spaces import ModelError
 
 
@@ -105,27 +105,6 @@ def test_the_number_of_threads_is_put_back(digits: Splits) -> None:
     )
     assert during == [before + 1]
     assert torch.get_num_threads() == before
-
-
-def rates(config: TrainConfig, steps_per_epoch: int) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
-    schedule = _schedule(optimizer, config, steps_per_epoch)
-    values = []
-    for _ in range(config.epochs * steps_per_epoch):
-        values.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    return values
-
-
-def test_learning_rates_by_hand() -> None:
-    half = math.sqrt(0.5) / 2
-    cosine = TrainConfig(epochs=2, lr=2.0)
-    assert rates(cosine, 2) == pytest.approx([2, 1 + 2 * half, 1, 1 - 2 * half])
-    warm = TrainConfig(epochs=4, lr=1.0, warmup_epochs=1.5, schedule="constant")
-    assert rates(warm, 2) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
-    both = TrainConfig(epochs=3, lr=1.0, warmup_epochs=1)
-    assert rates(both, 1) == pytest.approx([0.5, 1, 0.5])
 
 
 def no_progress(_: TrainProgress) -> None:
