@@ -9,6 +9,14 @@ from .palette import UNIFORM
 from .result import Point, StudyResult
 
 
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title></head>
+<body>{body}</body>
+</html>
+"""
+
+
 def front_html(result: StudyResult) -> str:
     """Return the interactive fronts as one HTML page that needs no network.
 
@@ -49,11 +57,13 @@ def front_html(result: StudyResult) -> str:
         updatemenus=[_menu([curve.strategy for curve in drawn])],
         margin={"t": 110},
     )
-    page = figure.to_html(
-        include_plotlyjs=True, config={"displaylogo": False}, default_height="95vh"
+    body = figure.to_html(
+        include_plotlyjs=True,
+        config={"displaylogo": False},
+        default_height="95vh",
+        full_html=False,
     )
-    # Without it, browsers lay the page out as in the nineties, with a needless scroll bar.
-    return f"<!DOCTYPE html>\n{page}"
+    return _PAGE.format(title=escape(result.name), body=body)
 
 
 def _line(curve: Curve) -> Any:
