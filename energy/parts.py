@@ -22,7 +22,7 @@ Matrix = tuple[tuple[NonNegative, ...], ...]
 class Frozen(BaseModel):
     """A part of a table: immutable, and no key passes unknown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Source(Frozen):

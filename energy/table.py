@@ -3,7 +3,7 @@
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -166,42 +166,53 @@ def validated(model: type[_Model], data: Mapping[str, Any], where: str) -> _Mode
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise EnergyTableError(f"{where}: {_explain(model, error.errors()[0])}") from None
+        raise EnergyTableError(f"{where}: {_explain(model, error.errors())}") from None
 
 
-def _explain(model: type[BaseModel], error: Any) -> str:
-    """Say where one of pydantic's errors is, what was expected and what came."""
-    place, owner = _locate(model, error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{place}: unknown key; {nearest(str(error['loc'][-1]), owner.model_fields)}"
-    if error["type"] == "missing":
+def _explain(model: type[BaseModel], errors: Sequence[Any]) -> str:
+    """Say of the most telling of pydantic's errors where it is, what was expected, what came."""
+    # A misspelt key also makes its right spelling missing: the former explains the latter.
+    first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+    place, owner = _locate(model, first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        return f"{f'{place}.{key}'.lstrip('.')}: unknown key; {nearest(key, owner.model_fields)}"
+    if first["type"] == "missing":  # the last step is the field itself
         return f"{place} is missing"
-    said = error["msg"].removeprefix("Value error, ")
-    said = said[:1].lower() + said[1:]
-    if isinstance(error["input"], Mapping):
+    # The branches of a union fail one by one, at the same place.
+    alike = [error["msg"] for error in errors if _locate(model, error["loc"])[0] == place]
+    said = "; or ".join(map(_plainly, alike))
+    if isinstance(first["input"], Mapping):
         return f"{place}: {said}" if place else said
-    return f"{place}: {said}, got {json.dumps(error['input'], default=str)[:60]}"
+    return f"{place}: {said}, got {json.dumps(first['input'], default=str)[:60]}"
 
 
-def _locate(model: type[BaseModel], location: Iterable[int | str]) -> tuple[str, type[BaseModel]]:
+def _plainly(message: str) -> str:
+    """Return pydantic's message in the words of a YAML file."""
+    text = message.removeprefix("Value error, ")
+    text = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", text)
+    return text[:1].lower() + text[1:].replace("a valid tuple", "a list")
+
+
+def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, type[BaseModel]]:
     """Return a place as text, like ``memory.dram.read``, and the innermost model around it."""
-    place, owner, inside = "", model, None  # inside: the model a mapping or list holds
+    place, owner, inside = "", model, None  # inside: the model that a collection here holds
     for step in location:
+        field = owner.model_fields.get(str(step))
         if isinstance(step, int):
             place += f"[{step}]"
             owner = inside or owner
-        elif field := owner.model_fields.get(step):
-            place += f".{step}"
-            inside = _model_in(field.annotation)
-            if inside and typing.get_origin(field.annotation) not in (tuple, Mapping):
-                owner, inside = inside, None
         elif inside:
             place += f".{step}"
             owner, inside = inside, None
-        elif step in ("int", "str", "float") or step.startswith("literal["):
-            continue  # the branch of a union, not a place in the file
-        else:
+        elif field is not None:
             place += f".{step}"
+            held = _model_in(field.annotation)
+            if typing.get_origin(field.annotation) in (tuple, Mapping):
+                inside = held
+            else:
+                owner = held or owner
+        # Else an unknown key, or the name of a union's branch: no place in the schema.
     return place.lstrip("."), owner
 
 
