@@ -11,14 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from ..spaces import ModelError
 from .surgery import replace_modules
 
 Producer = nn.Conv2d | nn.Linear
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
+
+_TOLERANCE = 1e-3
+_METADATA = (Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride)
 
 
 def fold_batch_norms(model: nn.Module, example: Tensor) -> list[str]:
@@ -29,35 +33,54 @@ def fold_batch_norms(model: nn.Module, example: Tensor) -> list[str]:
 
     Args:
         model: The network in evaluation mode; changed in place.
-        example: An input that shows how data flows; its values do not matter.
+        example: An input that shows how data flows.
 
     Returns:
         Names of the batch norms that were folded, in the order of their calls.
+
+    Raises:
+        ModelError: If the folded network gives another output for the example. This happens when
+            operations on a layer's output are hidden, as in compiled script functions.
     """
     names = {module: name for name, module in model.named_modules()}
     with torch.no_grad():
-        pairs = _Flow(model).foldable(example)
+        flow = _Flow(model)
+        before = flow.run(example)
+        pairs = flow.foldable()
         for norm, producer in pairs.items():
             _fold(producer, norm)
-    replace_modules(model, {norm: _rest(norm) for norm in pairs})
+        replace_modules(model, {norm: _rest(norm) for norm in pairs})
+        _check_unchanged(before, model(example))
     return [names[norm] for norm in pairs]
 
 
-class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+def _check_unchanged(before: Any, after: Any) -> None:
+    for old, new in zip(tree_leaves(before), tree_leaves(after), strict=True):
+        if isinstance(old, Tensor) and not torch.allclose(
+            old, new, rtol=0, atol=_TOLERANCE * float(old.abs().max()), equal_nan=True
+        ):
+            raise ModelError(
+                "folding batch norms changed the output of the network by "
+                f"{float((old - new).abs().max()):.2g}: an operation between a layer and its batch "
+                "norm cannot be seen; write it in plain Python"
+            )
+
+
+class _Flow(TorchFunctionMode):
     """Watches who reads the output of each convolution and linear layer in one forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._model = model
         self._calls: Counter[nn.Module] = Counter()
         self._inputs: dict[Norm, Tensor] = {}
         self._outputs: dict[Producer, Tensor] = {}  # alive, so that storage addresses stay unique
         self._readers: dict[int, set[nn.Module | None]] = {}  # by storage of an output
-        self._weights: dict[int, int] = {}  # weight used, by storage of a convolution's output
+        self._weights: dict[int, Tensor] = {}  # that an output was computed with, by its storage
         self._inside: nn.Module | None = None
 
-    def foldable(self, example: Tensor) -> dict[Norm, Producer]:
-        """Run the example; return the producer of each batch norm that can be folded."""
+    def run(self, example: Tensor) -> Any:
+        """Watch the forward pass of an example and return its result."""
         handles = [handle for module in self._model.modules() for handle in self._watch(module)]
         try:
             with self:
@@ -66,23 +89,24 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for handle in handles:
                 handle.remove()
         self._note_reads(result)
+        return result
+
+    def foldable(self) -> dict[Norm, Producer]:
+        """Return the producer of each batch norm that can be folded."""
         by_storage = {_storage(out): module for module, out in self._outputs.items()}
         return {
             norm: producer
             for norm, x in self._inputs.items()
-            if (producer := by_storage.get(_storage(x))) and self._only_reader(norm, x, producer)
+            if (producer := by_storage.get(_storage(x))) and self._is_only_reader(norm, x, producer)
         }
 
-    def _only_reader(self, norm: Norm, x: Tensor, producer: Producer) -> bool:
-        out = self._outputs[producer]
-        owners = sum(m._parameters.get("weight") is producer.weight for m in self._model.modules())
-        is_plain = type(producer).forward is nn.Linear.forward or (
-            self._weights.get(_storage(out)) == producer.weight.data_ptr()
-        )
+    def _is_only_reader(self, norm: Norm, x: Tensor, producer: Producer) -> bool:
+        out, weight = self._outputs[producer], producer.weight
+        owners = sum(module._parameters.get("weight") is weight for module in self._model.modules())
         return (
             self._readers[_storage(out)] == {norm}
             and self._calls[producer] == self._calls[norm] == owners == 1
-            and is_plain
+            and self._weights.get(_storage(out)) is weight
             and (out.data_ptr(), out.shape, out.stride()) == (x.data_ptr(), x.shape, x.stride())
         )
 
@@ -109,13 +133,17 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._outputs[module] = out
         self._readers[_storage(out)] = set()
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        self._note_reads((args, kwargs))
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default:
-            self._weights[_storage(out)] = args[1].data_ptr()
+        is_metadata = func in _METADATA or (
+            getattr(func, "__name__", "") == "__get__" and not isinstance(out, Tensor)
+        )
+        if not is_metadata:
+            self._note_reads((args, kwargs))
+        if func in (nn.functional.conv2d, nn.functional.linear):
+            self._weights[_storage(out)] = args[1]
         return out
 
     def _note_reads(self, values: Any) -> None:

@@ -1,6 +1,7 @@
 """The quantizable layers of any network, found by watching one input go through it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,19 +67,30 @@ def float_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     # FlopCounterMode misses the fused attention of CPUs; the plain form consists of products.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         _run(traced, input_shape)
-    # It names a module by the class of the root and its path, and counts its children's share too.
-    root = type(traced).__name__
-    counts = {
-        name: sum(counter.get_flop_counts()[f"{root}.{name}".rstrip(".")].values()) // 2
-        for name, _ in traced.named_modules()
+    # It names a module by the class of the root and its path, and counts what is inside it, too.
+    # Containers that are never called, such as a ModuleList, have no count of their own.
+    prefix = type(traced).__name__
+    own = Counter[str]()
+    for path, flops in counter.get_flop_counts().items():
+        if path.split(".")[0] == prefix:
+            own[path] += sum(flops.values()) // 2
+    for path, count in list(own.items()):
+        if (above := _nearest_above(path, own)) is not None:
+            own[above] -= count
+    names = {f"{prefix}.{name}".rstrip("."): name for name, _ in traced.named_modules()}
+    return {
+        names[path]: macs
+        for path, macs in own.items()
+        if macs and not is_quantizable(traced.get_submodule(names[path]))
     }
-    left: dict[str, int] = {}
-    for name, module in traced.named_modules():
-        children = (f"{name}.{child}".lstrip(".") for child, _ in module.named_children())
-        own = counts[name] - sum(counts.get(child, 0) for child in children)
-        if own and not is_quantizable(module):
-            left[name] = own
-    return left
+
+
+def _nearest_above(path: str, known: Mapping[str, int]) -> str | None:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in known:
+            return path
+    return None
 
 
 def is_quantizable(module: nn.Module) -> bool:
