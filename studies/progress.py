@@ -113,6 +113,7 @@ class LineProgress:
         self._clock = clock
         self._phase: Phase | None = None
         self._due_s = 0.0
+        self._latest = ""
 
     def __enter__(self) -> "LineProgress":
         return self
@@ -127,10 +128,13 @@ class LineProgress:
         if event.note:
             self._print(event.note)
         finished = event.total is not None and event.done >= event.total > 0
-        if event.phase != self._phase or self._clock() >= self._due_s or finished:
+        line = f"{_WORDS[event.phase]}: {describe(event)}".removesuffix(": ")
+        due = event.phase != self._phase or self._clock() >= self._due_s or finished
+        if due and line != self._latest:
             self._phase = event.phase
             self._due_s = self._clock() + self._every_s
-            self._print(f"{_WORDS[event.phase]}: {describe(event)}".removesuffix(": "))
+            self._latest = line
+            self._print(line)
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -109,22 +109,24 @@ def _table(result: StudyResult, points: Sequence[Point]) -> Table:
         f"{held_out.samples} test images, energy table {escape(held_out.energy_table)}",
         title_justify="left",
         box=None,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("strategy", no_wrap=True)
-    for heading in ("seed", "accuracy", "energy", "vs fp32", "vs w8a8", "size", "bits w/a"):
+    for heading in ("seed", "accuracy, %", "energy", "/fp32", "/w8a8", "size", "bits w/a"):
         table.add_column(heading, justify="right", no_wrap=True)
     colours = styles(point.strategy for point in result.points)
     for point in sorted(points, key=lambda p: (p.test.energy_vs_w8a8, p.strategy, p.seed)):
         name = Text(point.strategy, style=colours[point.strategy].colour)
         table.add_row(name, str(point.seed), *_cells(point.test))
     table.add_row("float32", "", *_cells(held_out), style="dim")
-    table.add_row("8 bit everywhere", "", *_cells(result.uniform_w8a8), style="dim")
+    table.add_row("8 bit", "", *_cells(result.uniform_w8a8), style="dim")
     return table
 
 
 def _cells(measured: Measurement) -> tuple[str, ...]:
     return (
-        f"{100 * measured.accuracy:.2f} ± {100 * measured.accuracy_se:.2f} %",
+        f"{100 * measured.accuracy:.2f} ± {100 * measured.accuracy_se:.2f}",
         "" if measured.energy_pj is None else energy_text(measured.energy_pj),
         _ratio_text(measured.energy_vs_fp32),
         _ratio_text(measured.energy_vs_w8a8),
@@ -167,7 +169,7 @@ def _picture(result: StudyResult) -> Text:
     low, high = (f(p.test.energy_vs_w8a8 for p in points) for f in (min, max))
     gap = " " * (_WIDTH - 10)
     text.append(f"{'':>6} └{'─' * _WIDTH}\n{'':>8}{low:<5.3f}{gap}{high:>5.3f}\n")
-    text.append(f"{'':>8}energy relative to uniform 8 bit; capitals are on the front: ")
+    text.append(f"{'':>8}energy relative to uniform 8 bit; capitals are on the front\n{'':>8}")
     for label, style in drawn.items():
         text.append(f"{letters[label]} {label}  ", style=style.colour)
     return text.append("\n")
