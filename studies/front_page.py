@@ -8,7 +8,6 @@ from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, accuracy_range, curv
 from .palette import UNIFORM
 from .result import Point, StudyResult
 
-
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{title}</title></head>
