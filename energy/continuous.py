@@ -38,21 +38,24 @@ def _interpolated(known: Floats, knots_w: Knots, knots_a: Knots, w: Tensor, a: T
     """Interpolate ``L x knots x knots`` costs linearly in each width; ``... x L``."""
     table = torch.as_tensor(known, device=w.device)
     layer = torch.arange(len(known), device=w.device)
-    low_w, share_w = _segment(knots_w, w)
-    low_a, share_a = _segment(knots_a, a)
+    low_w, high_w, share_w = _segment(knots_w, w)
+    low_a, high_a, share_a = _segment(knots_a, a)
     total = torch.zeros_like(w * a)
-    for dw, part_w in ((0, 1 - share_w), (1, share_w)):
-        for da, part_a in ((0, 1 - share_a), (1, share_a)):
-            total = total + part_w * part_a * table[layer, low_w + dw, low_a + da]
+    for at_w, part_w in ((low_w, 1 - share_w), (high_w, share_w)):
+        for at_a, part_a in ((low_a, 1 - share_a), (high_a, share_a)):
+            total = total + part_w * part_a * table[layer, at_w, at_a]
     return total
 
 
-def _segment(knots: Knots, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index of the knot below, and how far it is to the next, in [0, 1]."""
+def _segment(knots: Knots, bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the indices of the knots around each width, and how far along it is, in [0, 1]."""
     at = torch.as_tensor(knots, dtype=bits.dtype, device=bits.device)
-    low = torch.searchsorted(at, bits.detach().contiguous(), right=True) - 1
-    low = low.clamp(0, len(knots) - 2)
-    return low, (bits - at[low]) / (at[low + 1] - at[low])
+    last = len(knots) - 1
+    above = torch.searchsorted(at, bits.detach().contiguous(), right=True)
+    low = (above - 1).clamp(0, max(last - 1, 0))
+    high = (low + 1).clamp(max=last)
+    # A lone knot has no segment; the width is on it, and the share is zero.
+    return low, high, (bits - at[low]) / (at[high] - at[low]).clamp(min=1.0)
 
 
 def _check(terms: Terms, operand: str, bits: Tensor, knots: Knots, layers: int) -> None:

@@ -1,5 +1,6 @@
 """Pricing allocations on a network's layers with a table."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -206,8 +207,8 @@ class EnergyModel:
         return Costs(
             energy=energy,
             energy_pj=energy if self.unit_is_pj else None,
-            energy_vs_fp32=energy / self.fp32,
-            energy_vs_w8a8=energy / self.w8a8,
+            energy_vs_fp32=_ratio(energy, self.fp32),
+            energy_vs_w8a8=_ratio(energy, self.w8a8),
             size_bytes=size.size_bytes(self.layers, allocation),
             bops=size.bops(self.layers, allocation),
             mean_weight_bits=size.mean_weight_bits(self.layers, allocation),
@@ -226,3 +227,8 @@ class EnergyModel:
             f"{weight} and activations of {activation} bits; it supports weights of "
             f"{', '.join(map(str, ws))} and activations of {', '.join(map(str, as_))} bits"
         )
+
+
+def _ratio(energy: float, baseline: float) -> float:
+    """Return ``energy / baseline``; NaN where nothing is priced, as with both scales at 0."""
+    return energy / baseline if baseline else math.nan

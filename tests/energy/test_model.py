@@ -8,7 +8,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitfront.energy import EnergyEvidenceWarning, EnergyModel, EnergyOptions, Item, load_table
+from bitfront.energy import (
+    EnergyEvidenceWarning,
+    EnergyModel,
+    EnergyOptions,
+    EnergyTable,
+    Item,
+    load_table,
+)
 from bitfront.spaces import BitAllocation, EnergyTableError, SpaceError
 
 # The fixtures are immutable, so that one may serve all examples.
@@ -105,6 +112,14 @@ def test_torch_prices_keep_their_type_and_leading_shape(small_network):
     price = priced.price_torch(bits, bits)
     assert price.shape == (2, 3)
     assert price.dtype == torch.float32
+
+
+def test_a_lone_supported_width_has_a_price_in_torch_too(worked_layer):
+    data = load_table("bitfusion:fixed8").model_dump()
+    data["points"]["between"] = "interpolate"
+    priced = EnergyModel(EnergyTable.model_validate(data), [worked_layer])
+    eight = torch.tensor([8.0], dtype=torch.float64)
+    assert priced.price_torch(eight, eight).item() == pytest.approx(priced.w8a8, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +265,13 @@ def test_a_table_without_float_gives_no_ratio_to_it(worked_layer):
     priced = model("mpic", [worked_layer])
     assert np.isnan(priced.fp32)
     assert np.isnan(priced.costs(BitAllocation(["conv"], [4], [8])).energy_vs_fp32)
+
+
+def test_nothing_priced_has_no_ratio(worked_layer):
+    priced = model("mpic", [worked_layer], mac_scale=0)
+    costs = priced.costs(BitAllocation(["conv"], [4], [8]))
+    assert costs.energy == 0
+    assert np.isnan(costs.energy_vs_w8a8)
 
 
 def test_one_float_operand_makes_the_multiply_accumulate_float(worked_layer):
