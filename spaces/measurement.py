@@ -9,6 +9,9 @@ from .allocation import BitAllocation
 Split = Literal["search", "test"]
 """Strategies select on ``search``; what is reported is measured on ``test``."""
 
+_NULLABLE = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32", "energy_vs_w8a8")
+"""Fields that may be NaN, for which JSON has no word; they are null there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -19,7 +22,8 @@ class Measurement:
         accuracy: Top-1 accuracy in [0, 1]; NaN if the evaluation failed.
         accuracy_se: Its standard error, sqrt(p (1 - p) / samples).
         loss: Mean cross-entropy in nats.
-        energy_vs_fp32: Energy over that of the float32 network, same table.
+        energy_vs_fp32: Energy over that of the float32 network, same table; NaN where the table
+            cannot price float.
         energy_vs_w8a8: Energy over that of the uniform 8-bit network, same table.
         energy_pj: Energy of one inference in pJ; None where the table has no absolute scale.
         energy_table: Identifier of the table that priced it.
@@ -64,7 +68,7 @@ class Measurement:
         """Return plain values, ready for JSON, with the allocation as `BitAllocation.to_dict`."""
         values = asdict(replace(self, allocation=None))  # type: ignore[arg-type]
         values["allocation"] = self.allocation.to_dict()
-        for name in ("accuracy", "accuracy_se", "loss"):
+        for name in _NULLABLE:
             if not math.isfinite(values[name]):
                 values[name] = None
         return values
@@ -74,7 +78,7 @@ class Measurement:
         """Build a measurement from what `to_dict` returns."""
         fields = dict(values)
         fields["allocation"] = BitAllocation.from_dict(fields["allocation"])
-        for name in ("accuracy", "accuracy_se", "loss"):
+        for name in _NULLABLE:
             if fields[name] is None:
                 fields[name] = math.nan
         return cls(**fields)

@@ -102,19 +102,28 @@ class Ledger:
         try:
             # The owner is one actor or one thread at a time, though not always the same thread.
             self._db = sqlite3.connect(path, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
         except sqlite3.Error as error:
-            raise StudyError(f"the ledger {path} cannot be used: {error}") from error
+            raise _unusable(path, error) from error
+        try:
+            version = self._open()
+        except sqlite3.Error as error:
+            self.close()
+            raise _unusable(path, error) from error
         if version > SCHEMA_VERSION:
             self.close()
             raise StudyError(
                 f"the ledger {path} has version {version} and this bitfront knows up to "
                 f"{SCHEMA_VERSION}: update bitfront, or choose another output folder"
             )
+
+    def _open(self) -> int:
+        """Make the tables if there are none, and return the version of those there were."""
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        return version
 
     def close(self) -> None:
         """Close the file; what was put is in it."""
@@ -217,6 +226,10 @@ class Ledger:
         )
         names = [column.partition(".")[2] for column in columns]
         return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _unusable(path: Path, error: Exception) -> StudyError:
+    return StudyError(f"the ledger {path} cannot be used: {error}")
 
 
 def _key(workload: str, request: Request) -> tuple[str, str, str, float]:

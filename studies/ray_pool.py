@@ -296,9 +296,8 @@ def ray_pool(
 
 
 def _require_cpus(threads: int) -> None:
-    most = max(
-        (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0
-    )
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    most = max(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"])
     if most < threads:
         raise StudyError(
             f"execution.threads_per_worker is {threads}, and no node of the Ray cluster has more "

@@ -31,8 +31,8 @@ class Request:
 def priced(measurement: Measurement, energy: EnergyModel) -> Measurement:
     """Return a measurement with the costs an energy model gives its allocation.
 
-    Energies are NaN where the table does not support a width: float, for one, is a baseline under
-    every table, and not every accelerator computes in float.
+    Relative energies are NaN where the table does not support a width: float, for one, is a
+    baseline under every table, and not every accelerator computes in float.
     """
     allocation, layers = measurement.allocation, energy.layers
     try:
@@ -40,7 +40,7 @@ def priced(measurement: Measurement, energy: EnergyModel) -> Measurement:
         del costs["energy"]
     except EnergyTableError:
         costs = {
-            "energy_pj": math.nan if energy.unit_is_pj else None,
+            "energy_pj": None,
             "energy_vs_fp32": math.nan,
             "energy_vs_w8a8": math.nan,
             "size_bytes": size_bytes(layers, allocation),

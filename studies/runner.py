@@ -11,6 +11,7 @@ import yaml
 
 from .. import __version__
 from ..energy import load_table, score_under
+from ..searchers.budget import respects
 from ..spaces import (
     BitAllocation,
     EnergyTableError,
@@ -27,7 +28,7 @@ from .record import LEDGER_FILE, Books
 from .requests import Request
 from .result import Point, StudyResult, TrialRecord, write_atomic
 from .spec import StudySpec
-from .trials import Ground, Trial, planned, within
+from .trials import Ground, Trial, planned
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -207,7 +208,7 @@ def _finalists(
     finalists, notes = [], []
     for trial in trials:
         whole = [m for m in histories[trial.id] if m.fidelity == 1.0]
-        front = pareto_front([m for m in whole if within(m, trial.budget)], objectives)
+        front = pareto_front([m for m in whole if respects(m, trial.budget.limits)], objectives)
         if not front:
             notes.append(
                 f"{trial.title}: none of its {len(histories[trial.id])} evaluations gave an "

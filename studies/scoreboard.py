@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
+from ..searchers.budget import respects
 from ..spaces import (
     Measurement,
     Objective,
@@ -13,7 +14,7 @@ from ..spaces import (
     reference_point,
 )
 from .progress import ProgressEvent
-from .trials import Trial, within
+from .trials import Trial
 
 
 class Scoreboard:
@@ -44,7 +45,7 @@ class Scoreboard:
         self._last = self._trials[trial].title
         if measurement.failed or measurement.fidelity < 1.0:
             return
-        if within(measurement, self._trials[trial].budget):
+        if respects(measurement, self._trials[trial].budget.limits):
             self._best = max(self._best or 0.0, measurement.accuracy)
             self._front = pareto_front([*self._front, measurement], self._objectives)
 

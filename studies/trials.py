@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..energy import EnergyModel
 from ..searchers import Budget, Evaluator, ModelSource, Problem
-from ..spaces import OBJECTIVES, BitAllocation, BitSpace, Measurement, Objective
+from ..spaces import BitAllocation, BitSpace, Measurement, Objective
 from .ledger import TrialRow
 from .requests import Request
 from .sections import StrategySpec
@@ -132,8 +132,3 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
     except Exception as raised:  # a stranger's code may raise anything
         error = f"{type(raised).__name__}: {raised}"
     desk.end(trial.id, time.monotonic() - started, error)
-
-
-def within(measurement: Measurement, budget: Budget) -> bool:
-    """Return whether a measurement respects the limits of a budget."""
-    return all(OBJECTIVES[name].of(measurement) <= limit for name, limit in budget.limits.items())

@@ -1,4 +1,4 @@
-"""A finished study made of formulas, for what only reads results."""
+"""A finished study made of formulas, and a study small enough to run."""
 
 import math
 
@@ -107,3 +107,62 @@ def make_synthetic_result():
 @pytest.fixture(scope="session")
 def synthetic_result() -> StudyResult:
     return _synthetic_result()
+
+
+TINY_STUDY = """\
+study: tiny
+model: {name: cnn5, train: {epochs: 1, threads: 1}}
+data: {name: digits, calibration_images: 32, search_images: 40, test_images: 50}
+strategies: [{name: uniform, widths: [8, 4]}, {name: random}]
+budgets: {evaluations: 3}
+seeds: [0, 1]
+execution: {workers: 0, batch_size: 32}
+"""
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory):
+    """A folder that keeps trained weights for all tests of a session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_study(tmp_path, monkeypatch, model_cache):
+    """Return a factory of specs: ``tiny_study({("seeds",): [0]})``; runs in an empty folder."""
+    from bitfront.studies.spec import StudySpec
+
+    monkeypatch.setenv("BITFRONT_CACHE", str(model_cache))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_STUDY)
+
+    def load(overrides=None):
+        return StudySpec.load(path, overrides)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def tiny_workload():
+    """An untrained cnn5 on a few digits."""
+    from bitfront.energy import EnergyModel, load_table
+    from bitfront.models.config import DataConfig, QuantizerConfig
+    from bitfront.models.data import load_data
+    from bitfront.models.profile import profile
+    from bitfront.studies.workload import Architecture, Workload
+
+    sizes = {"calibration_images": 32, "search_images": 40, "test_images": 50}
+    splits = load_data(DataConfig(**sizes))
+    architecture = Architecture("cnn5", splits.classes, splits.input_shape, {}, 0)
+    model = architecture.build()
+    layers = profile(model, splits.input_shape)
+    return Workload(
+        architecture,
+        {name: tensor.numpy() for name, tensor in model.state_dict().items()},
+        layers,
+        splits.calibration,
+        {"search": splits.search, "test": splits.test},
+        QuantizerConfig(),
+        32,
+        EnergyModel(load_table("horowitz-45nm"), layers),
+    )

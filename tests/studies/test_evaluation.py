@@ -1,0 +1,91 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bitfront.models.evaluate import evaluate
+from bitfront.spaces import BitAllocation, BitSpace, SpaceError
+from bitfront.studies.evaluation import Worker, images_used
+from bitfront.studies.requests import Request
+
+
+@pytest.fixture
+def requests(tiny_workload):
+    space = BitSpace.build(tiny_workload.layers)
+    rng = np.random.default_rng(0)
+    return [Request(space.sample(rng)) for _ in range(4)]
+
+
+def facts(measurements):
+    return [replace(m, wall_s=0.0) for m in measurements]
+
+
+def test_the_float_allocation_measures_the_network_itself(tiny_workload):
+    for split, samples in (("search", 40), ("test", 50)):
+        request = Request(BitAllocation.uniform(tiny_workload.layers, 32), split)
+        (measurement,) = Worker(tiny_workload).measure([request])
+        counts = evaluate(tiny_workload.float_model(), tiny_workload.images[split], 32)
+        assert (measurement.samples, measurement.split) == (samples, split)
+        assert measurement.accuracy == counts.correct / samples
+        assert measurement.loss == pytest.approx(counts.loss, rel=1e-5)
+
+
+def test_answers_do_not_depend_on_what_was_measured_before(tiny_workload, requests):
+    together = Worker(tiny_workload).measure(requests)
+    worker = Worker(tiny_workload)
+    backwards = [worker.measure([request])[0] for request in reversed(requests)]
+    assert facts(together) == facts(reversed(backwards))
+
+
+def test_fidelity_takes_the_first_images(tiny_workload, requests):
+    half = replace(requests[0], fidelity=0.5)
+    (measurement,) = Worker(tiny_workload).measure([half])
+    assert (measurement.samples, measurement.fidelity) == (20, 0.5)
+
+
+@pytest.mark.parametrize(("count", "fidelity", "used"), [(40, 1.0, 40), (40, 0.3, 12), (3, 0.1, 1)])
+def test_images_used(count, fidelity, used):
+    assert images_used(count, fidelity) == used
+
+
+def test_threads_are_as_before_afterwards(tiny_workload, requests):
+    before = torch.get_num_threads()
+    Worker(tiny_workload, threads=before + 1).measure(requests[:1])
+    assert torch.get_num_threads() == before
+
+
+def test_values_that_are_not_finite_are_a_failure_that_names_the_layer(tiny_workload):
+    # Finite weights whose products overflow float32, in the float network only where calibration
+    # has passed already.
+    worker = Worker(tiny_workload)
+    second = tiny_workload.layers[1].name
+    with torch.no_grad():
+        dict(worker._model.quantized_layers)[second].inner.bias.fill_(math.inf)
+    request = Request(BitAllocation.uniform(tiny_workload.layers, 32))
+    (measurement,) = worker.measure([request])
+    assert measurement.failed
+    assert request.allocation.key[:12] in measurement.error
+    assert f"not finite, first in layer {second!r}" in measurement.error
+    assert measurement.energy_vs_fp32 == pytest.approx(1.0)
+
+
+def test_an_exception_is_a_failure_of_its_allocation_only(tiny_workload, requests, monkeypatch):
+    worker = Worker(tiny_workload)
+    set_allocation = worker._model.set_allocation
+
+    def refuse_one(allocation):
+        if allocation == requests[1].allocation:
+            raise RuntimeError("out of memory")
+        set_allocation(allocation)
+
+    monkeypatch.setattr(worker._model, "set_allocation", refuse_one)
+    answers = worker.measure(requests)
+    assert [answer.failed for answer in answers] == [False, True, False, False]
+    assert "could not be measured: RuntimeError: out of memory" in answers[1].error
+
+
+def test_an_allocation_of_another_network_is_refused(tiny_workload):
+    with pytest.raises(SpaceError):
+        Worker(tiny_workload).measure([Request(BitAllocation(["other"], [8], [8]))])

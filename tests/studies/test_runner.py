@@ -1,0 +1,169 @@
+import json
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from bitfront.spaces import DEFAULT_OBJECTIVES, EvaluationError, StudyError, pareto_front
+from bitfront.studies.record import LEDGER_FILE
+from bitfront.studies.result import StudyResult
+from bitfront.studies.runner import SPEC_FILE, measure_study, run_study, undominated
+from bitfront.studies.spec import StudySpec
+
+BROKEN = """
+from bitfront.searchers import Searcher
+class Broken(Searcher):
+    def search(self, problem):
+        problem.evaluate([problem.space.uniform(8)])
+        raise RuntimeError("no idea")
+"""
+
+
+def facts(result):
+    """What must not depend on where and how fast a study runs."""
+    return [
+        (
+            *(point.strategy, point.seed, point.budget, point.on_strategy_front, point.on_front),
+            *(replace(m, wall_s=0.0) for m in (point.search, point.test)),
+        )
+        for point in result.points
+    ]
+
+
+@pytest.fixture
+def broken_strategy(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"name": "broken:Broken"}
+
+
+def test_a_study_leaves_its_result_its_spec_and_its_ledger(tiny_study):
+    spec = tiny_study()
+    events = []
+    result = measure_study(spec, progress=events.append)
+    assert StudyResult.load(spec.folder) == result
+    assert StudySpec.load(spec.folder / SPEC_FILE).to_dict() == spec.to_dict()
+    assert sorted(path.name for path in spec.folder.iterdir()) == [
+        LEDGER_FILE,
+        "result.json",
+        SPEC_FILE,
+    ]
+    assert [event.phase for event in events][-2:] == ["test", "test"]
+    assert not result.failed_trials
+    assert [(t.strategy, t.seed, t.evaluations) for t in result.trials] == [
+        *(("uniform", seed, 2) for seed in (0, 1)),
+        *(("random", seed, 3) for seed in (0, 1)),
+    ]
+    assert {t.images_forward for t in result.trials} == {2 * 40, 3 * 40}
+    assert result.float_test.mean_weight_bits == 32
+    assert result.uniform_w8a8.energy_vs_w8a8 == 1.0
+    assert (result.float_search.split, result.float_test.split) == ("search", "test")
+
+
+def test_finalists_are_the_front_of_each_trial_measured_on_the_test_split(tiny_study):
+    spec = tiny_study({("strategies",): [{"name": "random"}], ("seeds",): [0]})
+    result = measure_study(spec)
+    db = sqlite3.connect(spec.folder / LEDGER_FILE)
+    texts = db.execute("SELECT measurement FROM asks JOIN evaluations USING (allocation, split)")
+    history = [type(result.float_test).from_dict(json.loads(text)) for (text,) in texts]
+    db.close()
+    assert [point.search for point in result.points] == pareto_front(history)
+    for point in result.points:
+        assert (point.search.split, point.test.split) == ("search", "test")
+        assert point.search.allocation == point.test.allocation
+        assert (point.search.samples, point.test.samples) == (40, 50)
+    on_test = pareto_front([point.test for point in result.points])
+    assert [point.test for point in result.front] == on_test
+
+
+def test_a_second_run_gives_the_same_and_measures_nothing(tiny_study, monkeypatch):
+    first = measure_study(tiny_study())
+    monkeypatch.setattr("bitfront.studies.pool.Worker", pytest.fail)
+    again = measure_study(tiny_study())
+    assert again.points == first.points
+
+
+def test_a_strategy_that_raises_loses_only_its_own_trial(tiny_study, broken_strategy):
+    strategies = [{"name": "uniform", "widths": [8, 4]}, broken_strategy]
+    result = measure_study(tiny_study({("strategies",): strategies}))
+    assert [trial.status for trial in result.trials] == ["done", "done", "failed", "failed"]
+    (failed, _) = result.failed_trials
+    assert (failed.evaluations, failed.error) == (1, "RuntimeError: no idea")
+    # What it had measured by then counts.
+    assert {point.strategy for point in result.points} == {"uniform", "broken:Broken"}
+
+
+def test_limits_hold_for_finalists_and_nothing_found_is_said(tiny_study):
+    budgets = [{"evaluations": 3, "limits": {"energy": 0.5}}]
+    strategies = [{"name": "uniform", "widths": [4]}, {"name": "uniform", "label": "u8"}]
+    strategies[1]["widths"] = [8]
+    result = measure_study(
+        tiny_study({("strategies",): strategies, ("budgets",): budgets, ("seeds",): [0]})
+    )
+    assert all(point.test.energy_vs_w8a8 <= 0.5 for point in result.points)
+    assert [note for note in result.notes if note.startswith("u8, seed 0: none of its")]
+
+
+def test_other_tables_say_how_far_they_agree(tiny_study):
+    result = measure_study(tiny_study({("energy",): {"also": ["bitfusion"]}}))
+    assert list(result.table_agreement) == ["bitfusion"]
+    assert -1 <= result.table_agreement["bitfusion"] <= 1
+
+
+def test_a_table_without_float_serves(tiny_study):
+    result = measure_study(tiny_study({("energy",): {"table": "bitfusion"}}))
+    assert StudyResult.load(tiny_study().folder).points
+    assert result.points[0].test.energy_table == "bitfusion"
+
+
+def test_a_network_that_cannot_be_measured_is_an_error(tiny_study, monkeypatch):
+    from bitfront.models.evaluate import Counts
+
+    counts = Counts(0, float("nan"), 40, 0.1, finite=False)
+    monkeypatch.setattr("bitfront.studies.evaluation.evaluate", lambda *_: counts)
+    with pytest.raises(EvaluationError, match="the float network cannot be measured: allocation"):
+        measure_study(tiny_study())
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tiny_study, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StudyError, match="cannot write the study's folder taken"):
+        measure_study(tiny_study({("output",): "taken"}))
+
+
+def test_a_tracking_server_that_does_not_answer_is_heard_of_first(tiny_study):
+    spec = tiny_study({("tracking",): {"uri": "http://127.0.0.1:9"}})
+    with pytest.raises(StudyError, match="no MLflow server answers"):
+        run_study(spec)
+    assert not spec.folder.exists()
+
+
+def test_of_equally_good_measurements_none_is_dominated(synthetic_result):
+    first, second = (point.test for point in synthetic_result.points[:2])
+    worse = replace(first, accuracy=first.accuracy - 0.1)
+    marks = undominated([first, first, worse, second], DEFAULT_OBJECTIVES)
+    assert marks[:3] == [True, True, False]
+    assert undominated([], DEFAULT_OBJECTIVES) == []
+
+
+@pytest.mark.slow
+def test_no_two_worker_counts_give_different_fronts(tiny_study, broken_strategy):
+    strategies = [{"name": "uniform"}, {"name": "percentile"}, {"name": "random"}, broken_strategy]
+
+    def run(workers):
+        overrides = {
+            ("strategies",): strategies,
+            ("budgets",): {"evaluations": 8},
+            ("execution", "workers"): workers,
+            ("output",): f"with-{workers}",
+        }
+        return measure_study(tiny_study(overrides))
+
+    in_process, *with_ray = (run(workers) for workers in (0, 1, 2))
+    assert len(in_process.points) > 6
+    for result in with_ray:
+        assert facts(result) == facts(in_process)
+        assert [replace(t, wall_s=0.0) for t in result.trials] == [
+            replace(t, wall_s=0.0) for t in in_process.trials
+        ]
+        assert result.workload == in_process.workload

@@ -1,0 +1,105 @@
+from dataclasses import dataclass, field
+
+import pytest
+
+from bitfront.searchers import Budget
+from bitfront.searchers.synthetic import tabular_problem
+from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation
+from bitfront.studies.sections import StrategySpec
+from bitfront.studies.trials import Ground, Trial, budget_label, planned, run_trial
+
+PROBLEM = tabular_problem()
+BASELINE = PROBLEM._evaluator([BitAllocation.uniform(PROBLEM.space.layers, 32)])[0]
+GROUND = Ground(PROBLEM.space, PROBLEM.energy, DEFAULT_OBJECTIVES, BASELINE)
+
+
+@dataclass
+class Desk:
+    """Answers by a formula and writes everything down."""
+
+    log: list = field(default_factory=list)
+
+    def begin(self, trial):
+        self.log.append(("begin", trial))
+
+    def evaluate(self, requests, trial=None):
+        self.log.append(("evaluate", trial, len(requests)))
+        return PROBLEM._evaluator([request.allocation for request in requests])
+
+    def end(self, trial, wall_s, error):
+        assert wall_s >= 0
+        self.log.append(("end", trial, error))
+
+
+def trial(name="random", evaluations=5, seed=0, **settings):
+    return Trial(StrategySpec(name=name, **settings), Budget(evaluations), seed)
+
+
+def test_trials_are_strategy_by_budget_by_seed(tiny_study):
+    budgets = [{"evaluations": 3}, {"evaluations": 5, "limits": {"energy": 0.8}}]
+    trials = planned(tiny_study({("budgets",): budgets}))
+    assert [t.id for t in trials] == [
+        f"{strategy} | {budget} | {seed}"
+        for strategy in ("uniform", "random")
+        for budget in ("3 evaluations", "5 evaluations, energy <= 0.8")
+        for seed in (0, 1)
+    ]
+
+
+def test_a_budget_is_told_in_words():
+    assert budget_label(Budget(1)) == "1 evaluations"
+    limits = {"energy": 0.6, "size": 20000}
+    assert budget_label(Budget(30, limits)) == "30 evaluations, energy <= 0.6, size <= 20000"
+
+
+def test_a_trial_begins_asks_and_ends():
+    desk = Desk()
+    run_trial(trial(), GROUND, desk, None)
+    name = "random | 5 evaluations | 0"
+    assert desk.log[0] == ("begin", name)
+    assert desk.log[-1] == ("end", name, None)
+    assert sum(entry[2] for entry in desk.log[1:-1]) == 5
+    assert {entry[1] for entry in desk.log} == {name}
+
+
+def test_seed_and_label_decide_what_is_asked():
+    def asked(**fields):
+        keys = []
+
+        class Listening(Desk):
+            def evaluate(self, requests, trial=None):
+                keys.extend(request.allocation.key for request in requests)
+                return super().evaluate(requests, trial)
+
+        run_trial(trial(**fields), GROUND, Listening(), None)
+        return keys
+
+    assert asked(seed=1) == asked(seed=1)
+    assert asked(seed=1) != asked(seed=2)
+    assert asked(seed=1) != asked(seed=1, label="another")
+
+
+def test_whatever_a_strategy_raises_ends_its_trial_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "broken_strategy.py").write_text(
+        "from bitfront.searchers import Searcher\n"
+        "class Broken(Searcher):\n"
+        "    def search(self, problem):\n"
+        "        problem.evaluate([problem.space.uniform(8)])\n"
+        "        raise RuntimeError('no idea')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    desk = Desk()
+    run_trial(trial("broken_strategy:Broken"), GROUND, desk, None)
+    assert [entry[0] for entry in desk.log] == ["begin", "evaluate", "end"]
+    assert desk.log[-1][2] == "RuntimeError: no idea"
+
+
+def test_ctrl_c_is_not_a_strategys_failure():
+    class Interrupted(Desk):
+        def evaluate(self, requests, trial=None):
+            raise KeyboardInterrupt
+
+    desk = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial(), GROUND, desk, None)
+    assert [entry[0] for entry in desk.log] == ["begin"]

@@ -1,0 +1,78 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bitfront.models.config import QuantizerConfig
+from bitfront.spaces import StudyError
+from bitfront.studies.workload import fixed_threads, prepare
+
+
+def test_the_network_comes_back_with_its_weights(tiny_workload):
+    state = tiny_workload.float_model().state_dict()
+    assert state.keys() == tiny_workload.state.keys()
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(tensor.numpy(), tiny_workload.state[name])
+
+
+def test_it_works_on_read_only_arrays_as_the_object_store_gives_them(tiny_workload):
+    buffers = []
+    data = pickle.dumps(tiny_workload, protocol=5, buffer_callback=buffers.append)
+    copies = [bytes(buffer) for buffer in buffers]
+    shared = pickle.loads(data, buffers=copies)
+    assert not next(iter(shared.state.values())).flags.writeable
+    assert shared.digest == tiny_workload.digest
+    shared.quantized_model()
+    # What is large travels beside the pickle, so that processes can share it.
+    assert sum(map(len, copies)) >= tiny_workload.size_bytes
+    assert len(data) < tiny_workload.size_bytes / 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: {"batch_size": w.batch_size + 1},
+        lambda w: {"quantizer": QuantizerConfig(weight_observer="minmax")},
+        lambda w: {"state": {name: array + 1 for name, array in w.state.items()}},
+        lambda w: {"images": {**w.images, "test": w.images["search"]}},
+        lambda w: {"calibration_images": w.images["search"]},
+        lambda w: {"architecture": replace(w.architecture, name="resnet20")},
+    ],
+)
+def test_whatever_decides_accuracies_changes_the_digest(tiny_workload, change):
+    other = replace(tiny_workload, **change(tiny_workload))
+    assert other.digest != tiny_workload.digest
+
+
+def test_prices_do_not_change_the_digest(tiny_workload):
+    assert replace(tiny_workload, energy=None).digest == tiny_workload.digest
+
+
+def test_a_study_is_prepared_with_trained_weights(tiny_study):
+    events = []
+    first = prepare(tiny_study(), events.append)
+    assert [event.phase for event in events[:2]] == ["prepare", "train"]
+    assert events[-1].done == events[-1].total
+    assert first.space.layers == first.workload.layers
+    assert len(first.workload.images["search"]) == 40
+    # The second time they come from the cache.
+    events.clear()
+    assert prepare(tiny_study(), events.append).workload.digest == first.workload.digest
+    assert [event.phase for event in events] == ["prepare"]
+
+
+def test_an_impossible_budget_is_refused_before_anything_is_trained(tiny_study, monkeypatch):
+    monkeypatch.setattr("bitfront.studies.workload._with_weights", pytest.fail)
+    budgets = {("budgets",): {"evaluations": 3, "limits": {"energy": 0.001}}}
+    with pytest.raises(StudyError, match="the smallest achievable is"):
+        prepare(tiny_study(budgets))
+
+
+def test_threads_are_restored_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), fixed_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
