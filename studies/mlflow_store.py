@@ -51,6 +51,12 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
+def artifact_root(uri: str) -> str | None:
+    """Return where artifacts go: beside a SQLite file, elsewhere as the store decides."""
+    path = sqlite_path(uri)
+    return None if path is None else (path.resolve().parent / ARTIFACT_FOLDER).as_uri()
+
+
 def connect(uri: str, *, create: bool = False) -> "MlflowClient":
     """Open a store without touching MLflow's global settings or an active run.
 

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 from ..spaces import Measurement
 from .figures import write_figures
 from .mlflow_store import (
-    ARTIFACT_FOLDER,
+    artifact_root,
     connect,
     reported,
     resolve_uri,
-    sqlite_path,
 )
 from .mlflow_views import (
     ROLE_TAG,
@@ -163,16 +162,10 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
     """Return the identifier of the experiment, made or brought back if it has to be."""
     known = client.get_experiment_by_name(name)
     if known is None:
-        return str(client.create_experiment(name, artifact_location=_artifact_root(uri)))
+        return str(client.create_experiment(name, artifact_location=artifact_root(uri)))
     if known.lifecycle_stage == "deleted":
         client.restore_experiment(known.experiment_id)
     return str(known.experiment_id)
-
-
-def _artifact_root(uri: str) -> str | None:
-    """Return where artifacts go: beside a SQLite file, elsewhere as the store decides."""
-    path = sqlite_path(uri)
-    return None if path is None else (path.resolve().parent / ARTIFACT_FOLDER).as_uri()
 
 
 def _log_finalist(runs: _Runs, point: Point, colour: str, study_run_id: str) -> None:

@@ -12,7 +12,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from ..spaces import StudyError, nearest
-from .mlflow_store import connect, is_server, reported, without_password
+from .mlflow_store import artifact_root, connect, is_server, reported, without_password
 from .mlflow_views import VIEW_TAG, view_fragment
 
 HOST = "127.0.0.1"
@@ -129,7 +129,7 @@ def _free_port(port: int | None) -> int:
 
 
 def _command(uri: str, port: int) -> list[str]:
-    return [
+    command = [
         sys.executable,
         *("-m", "mlflow", "server"),
         *("--backend-store-uri", uri),
@@ -139,6 +139,9 @@ def _command(uri: str, port: int) -> list[str]:
         *("--allowed-hosts", f"{HOST}:{port},localhost:{port}"),
         *("--x-frame-options", "DENY"),
     ]
+    if (root := artifact_root(uri)) is not None:  # else the working folder would take new ones
+        command += ["--artifacts-destination", root]
+    return command
 
 
 def _environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -121,12 +122,15 @@ def test_server_listens_on_loopback_and_refuses_foreign_names(page):
 
 
 @pytest.mark.slow
-def test_study_is_logged_to_a_server_and_shown_by_it(page, synthetic_result, tmp_path):
+def test_study_is_logged_to_a_server_and_shown_by_it(page, synthetic_result, tracked, tmp_path):
     server = page.split("#")[0].rstrip("/")
-    tracked = log_study(synthetic_result, uri=server, experiment="remote", folder=tmp_path / "s")
-    assert tracked.uri == server
+    folder = tmp_path / "s"
+    remote = log_study(synthetic_result, uri=server, experiment="remote", folder=folder)
+    assert remote.uri == server
+    store = Path(tracked.uri.removeprefix("sqlite:///")).parent
+    assert list(store.glob(f"mlflow-artifacts/*/{remote.study_run_id}/artifacts/result.json"))
     with start_ui(server, "remote") as ui:
-        assert ui.url == f"{server}/{tracked.fragment}"
+        assert ui.url == f"{server}/{remote.fragment}"
         ui.wait()  # at once: the server is not ours
     urllib.request.urlopen(f"{server}/health", timeout=10).close()  # and goes on
 
