@@ -12,6 +12,9 @@ Split = Literal["search", "test"]
 _NULLABLE = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32", "energy_vs_w8a8")
 """Fields that may be NaN, for which JSON has no word; they are null there."""
 
+_MAY_BE_UNKNOWN = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32")
+"""Fields that are NaN where there is no value; JSON has no NaN and gets null."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
