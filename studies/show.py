@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -93,7 +92,12 @@ def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
         everything: Whether to list every finalist, not the common front only.
     """
     points = result.points if everything else result.front
-    parts: list[RenderableType] = [_picture(result), _table(result, points)]
+    heading = Text(
+        f"{result.name}: {len(points)} of {len(result.points)} finalists, "
+        f"{result.float_test.samples} test images, energy table {result.float_test.energy_table}",
+        style="bold",
+    )
+    parts: list[RenderableType] = [_picture(result), heading, _table(result, points)]
     parts += [
         Text(f"{trial.strategy}, seed {trial.seed} failed: {trial.error}", style="red")
         for trial in result.failed_trials
@@ -103,23 +107,21 @@ def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
 
 
 def _table(result: StudyResult, points: Sequence[Point]) -> Table:
-    held_out = result.float_test
-    table = Table(
-        title=f"{escape(result.name)}: {len(points)} of {len(result.points)} finalists, "
-        f"{held_out.samples} test images, energy table {escape(held_out.energy_table)}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    """Return a row per strategy and allocation; several seeds may have found it."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("strategy", no_wrap=True)
-    for heading in ("seed", "accuracy, %", "energy", "/fp32", "/w8a8", "size", "bits w/a"):
+    for heading in ("seeds", "accuracy, %", "energy", "/fp32", "/w8a8", "size", "bits w/a"):
         table.add_column(heading, justify="right", no_wrap=True)
     colours = styles(point.strategy for point in result.points)
-    for point in sorted(points, key=lambda p: (p.test.energy_vs_w8a8, p.strategy, p.seed)):
-        name = Text(point.strategy, style=colours[point.strategy].colour)
-        table.add_row(name, str(point.seed), *_cells(point.test))
-    table.add_row("float32", "", *_cells(held_out), style="dim")
+    found: dict[tuple[float, str, str], list[Point]] = {}
+    for point in points:
+        key = (point.test.energy_vs_w8a8, point.strategy, point.test.allocation.key)
+        found.setdefault(key, []).append(point)
+    for (_, strategy, _), same in sorted(found.items()):
+        seeds = ",".join(map(str, sorted({point.seed for point in same})))
+        name = Text(strategy, style=colours[strategy].colour)
+        table.add_row(name, seeds, *_cells(same[0].test))
+    table.add_row("float32", "", *_cells(result.float_test), style="dim")
     table.add_row("8 bit", "", *_cells(result.uniform_w8a8), style="dim")
     return table
 

@@ -91,7 +91,7 @@ def write_template(file: Path, *, force: bool = False) -> None:
     if file.exists() and not force:
         raise StudyError(f"{file} exists; choose another name, or replace it with --force")
     name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in file.stem)
-    text = TEMPLATE.format(file=file, name=name.strip("-") or "study")
+    text = TEMPLATE.format(file=file, name=name.strip("-_") or "study")
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:

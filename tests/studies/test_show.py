@@ -54,13 +54,25 @@ def test_the_front_is_listed_with_the_baselines(synthetic_result):
     text = text_of(render(synthetic_result))
     assert all(len(line) <= 80 for line in text.splitlines())
     assert f"{len(synthetic_result.front)} of 30 finalists, 360 test images" in text
-    assert text.count(" ± ") == len(synthetic_result.front) + 2
+    distinct = {(p.strategy, p.test.allocation.key) for p in synthetic_result.front}
+    assert text.count(" ± ") == len(distinct) + 2
     assert "97.50 ± 0.82" in text  # the float network: 0.975 of 360 images
     assert "formulas, not measurements" in text
 
 
 def test_all_finalists_are_listed_on_demand(synthetic_result):
-    assert text_of(render(synthetic_result, everything=True)).count(" ± ") == 32
+    distinct = {(p.strategy, p.test.allocation.key) for p in synthetic_result.points}
+    assert len(distinct) > len(synthetic_result.front)
+    text = text_of(render(synthetic_result, everything=True))
+    assert text.count(" ± ") == len(distinct) + 2
+
+
+def test_what_several_seeds_found_is_one_row(synthetic_result):
+    first = synthetic_result.front[0]
+    again = [dataclasses.replace(first, seed=seed) for seed in (7, 3, 7)]
+    text = text_of(render(dataclasses.replace(synthetic_result, points=tuple(again))))
+    assert next(line.split()[1] for line in text.splitlines() if " ± " in line) == "3,7"
+    assert text.count(" ± ") == 3
 
 
 def test_the_picture_marks_the_front_with_capitals(synthetic_result):
