@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from bitfront.models import build_model
+from bitfront.models.profile import profile
+from bitfront.models.quantized import QuantizedModel
+from bitfront.models.sensitivity import layer_output_l2
+from bitfront.spaces import BitAllocation
+
+
+@pytest.fixture(params=[("cnn5", (1, 8, 8)), ("vit_tiny_patch4", (1, 8, 8))], ids=lambda p: p[0])
+def calibrated(request):
+    name, input_shape = request.param
+    model = build_model(name, classes=10, input_shape=input_shape)
+    # A transformer's head starts at zero, where quantization changes nothing.
+    *_, head = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+    batches = list(torch.randn(3, 4, *input_shape, generator=torch.Generator().manual_seed(0)))
+    quantized = QuantizedModel(model, profile(model, input_shape))
+    quantized.calibrate(batches)
+    return quantized, batches
+
+
+def outputs(model, name, batches):
+    """The outputs of a layer for all batches."""
+    collected = []
+    module = model.quantized_layers[name]
+    handle = module.register_forward_hook(lambda module, args, out: collected.append(out))
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    handle.remove()
+    return torch.stack(collected).double()
+
+
+@pytest.mark.parametrize(
+    ("operands", "weight", "activation"),
+    [("both", 3, 3), ("weight", 3, 32), ("activation", 32, 3)],
+)
+def test_one_pass_gives_what_quantizing_one_layer_at_a_time_gives(
+    calibrated, operands, weight, activation
+):
+    model, batches = calibrated
+    fast = layer_output_l2(model, batches, 3, operands=operands)
+    floating = BitAllocation.uniform(model.layers, 32)
+    for layer, value in zip(model.layers, fast, strict=True):
+        model.set_allocation(None)
+        full = outputs(model, layer.name, batches)
+        model.set_allocation(floating.replace(layer.name, weight=weight, activation=activation))
+        slow = (full - outputs(model, layer.name, batches)).norm().item()
+        assert value == pytest.approx(slow, rel=1e-5)
+
+
+def test_several_widths_come_from_one_pass(calibrated):
+    model, batches = calibrated
+    table = layer_output_l2(model, batches, [2, 4, 8])
+    assert table.shape == (len(model.layers), 3)
+    assert table.dtype == np.float64
+    np.testing.assert_array_equal(table[:, 1], layer_output_l2(model, batches, 4))
+    assert (table[:, 0] > table[:, 1]).all() and (table[:, 1] > table[:, 2]).all()
+
+
+def test_float_changes_nothing(calibrated):
+    model, batches = calibrated
+    assert (layer_output_l2(model, batches, 32) == 0).all()
+
+
+def test_labels_are_ignored_and_the_allocation_is_restored(calibrated):
+    model, batches = calibrated
+    allocation = BitAllocation.uniform(model.layers, 4)
+    model.set_allocation(allocation)
+    pairs = [(batch, torch.zeros(len(batch), dtype=torch.int64)) for batch in batches]
+    np.testing.assert_array_equal(
+        layer_output_l2(model, pairs, 4), layer_output_l2(model, batches, 4)
+    )
+    assert model.allocation is allocation
+    assert not any(module._forward_hooks for module in model.modules())
