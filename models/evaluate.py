@@ -10,6 +10,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
 from .images import ImageSet
+from .quantized import QuantizedModel
+from .quantized_layers import QuantizedLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,11 @@ def first_nonfinite(model: nn.Module, x: Tensor) -> str | None:
         x: A batch of its inputs.
 
     Returns:
-        The innermost such module's name; None if every module's output is finite.
+        The innermost such module's name, for a `QuantizedModel` the name in the original network;
+        None if every module's output is finite.
     """
+    network = model.network if isinstance(model, QuantizedModel) else model
+    wrapped = {layer.inner for layer in network.modules() if isinstance(layer, QuantizedLayer)}
     found: list[str] = []
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -91,7 +96,9 @@ def first_nonfinite(model: nn.Module, x: Tensor) -> str | None:
 
         return module.register_forward_hook(look)
 
-    handles = [watch(name, module) for name, module in model.named_modules()]
+    handles = [
+        watch(name, module) for name, module in network.named_modules() if module not in wrapped
+    ]
     try:
         model(x)
     finally:

@@ -60,15 +60,11 @@ class ActivationQuantizer:
         name: What it quantizes, for messages.
         config: Scheme and observer.
         channel_axis: Axis of per-channel widths.
-        channels: Length of that axis.
     """
 
-    def __init__(
-        self, name: str, config: QuantizerConfig, channel_axis: int, channels: int
-    ) -> None:
+    def __init__(self, name: str, config: QuantizerConfig, channel_axis: int) -> None:
         self.name = name
         self.channel_axis = channel_axis
-        self.channels = channels
         self._config = config
         self._histogram = Histogram()
         self._ranges: dict[int, Range] = {}
@@ -115,7 +111,8 @@ class ActivationQuantizer:
             else:
                 ranges = {int(b): self.range(int(b)) for b in np.unique(bits) if b < FLOAT_BITS}
                 grid = channel_grid(ranges, bits, self._config.activation_scheme)
-                self._forget_channel_grids()
+                # Single widths are few and stay; of those by channel only the last one does.
+                self._grids = {key: grid for key, grid in self._grids.items() if len(key) == 1}
             self._grids[key] = grid
         return self._grids[key]
 
@@ -126,10 +123,6 @@ class ActivationQuantizer:
         shape = [1] * x.dim()
         shape[self.channel_axis] = -1
         return fake_quantize(x, self.grid(bits).reshaped(shape, x.device))
-
-    def _forget_channel_grids(self) -> None:
-        """Keep only the grids of single widths, of which there are few."""
-        self._grids = {key: grid for key, grid in self._grids.items() if len(key) == 1}
 
 
 class QuantizedLayer(nn.Module):
@@ -156,7 +149,7 @@ class QuantizedLayer(nn.Module):
         self.training = inner.training
         axis = -3 if layer.kind == "conv" else -1
         what = f"the input of layer {layer.name!r}"
-        self.left = ActivationQuantizer(what, config, axis, layer.in_channels)
+        self.left = ActivationQuantizer(what, config, axis)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -276,7 +269,7 @@ class QuantizedMatMul(QuantizedLayer):
     def __init__(self, inner: nn.Module, layer: Layer, config: QuantizerConfig) -> None:
         super().__init__(inner, layer, config)
         what = f"the right operand of layer {layer.name!r}"
-        self.right = ActivationQuantizer(what, config, -1, layer.out_channels)
+        self.right = ActivationQuantizer(what, config, -1)
 
     def observe(self, *operands: Tensor) -> None:
         """Take a calibration batch into account."""

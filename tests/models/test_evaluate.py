@@ -7,6 +7,9 @@ from torch import nn
 
 from bitfront.models import ImageSet
 from bitfront.models.evaluate import Counts, evaluate, first_nonfinite
+from bitfront.models.profile import profile
+from bitfront.models.quantized import QuantizedModel
+from bitfront.spaces import BitAllocation
 
 
 def image_set(images, labels):
@@ -59,3 +62,13 @@ def test_the_first_module_that_gives_nonfinite_values_is_named():
     nn.init.constant_(model[1][0].weight, math.inf)
     assert first_nonfinite(model, x) == "1.0"
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_a_quantized_network_names_its_layers_as_the_original_does(bits):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    quantized = QuantizedModel(model, profile(model, (2,)))
+    quantized.calibrate([torch.ones(1, 2)])
+    quantized.set_allocation(BitAllocation.uniform(quantized.layers, bits))
+    nn.init.constant_(quantized.quantized_layers["1"].inner.bias, math.nan)
+    assert first_nonfinite(quantized, torch.ones(1, 2)) == "1"
