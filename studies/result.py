@@ -142,6 +142,7 @@ class StudyResult:
         values["points"] = [point.to_dict() for point in self.points]
         values["trials"] = [trial.to_dict() for trial in self.trials]
         values["notes"] = list(self.notes)
+        values["space_size"] = _number(self.space_size)
         return {"format": FORMAT, **values}
 
     @classmethod
@@ -162,6 +163,7 @@ class StudyResult:
         known["points"] = tuple(map(Point.from_dict, known["points"]))
         known["trials"] = tuple(map(TrialRecord.from_dict, known["trials"]))
         known["notes"] = tuple(known["notes"])
+        known["space_size"] = int(str(known["space_size"]), 0)
         return cls(**known)
 
     def save(self, folder: Path) -> Path:
@@ -193,6 +195,11 @@ class StudyResult:
 
 
 _MEASUREMENTS = ("float_search", "float_test", "uniform_w8a8")
+
+
+def _number(size: int) -> int | str:
+    """Return a count as JSON can carry it: per-channel spaces are larger than any float."""
+    return size if size < 2**53 else hex(size)
 
 
 def write_atomic(path: Path, text: str) -> None:
