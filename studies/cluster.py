@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ _QUIET: Mapping[str, str] = {
 }
 
 _STORE_MARGIN_BYTES = 128 * 2**20
+_PATIENCE_S = 10.0
 
 
 @contextmanager
@@ -26,8 +28,9 @@ def connected(address: str | None, *, cpus: int, store_bytes: int) -> Iterator[N
     A connection that exists already is used, and left open.
 
     Args:
-        address: A running cluster; None starts one on this machine and stops it at the end.
-        cpus: CPUs of the local one; a running one must have a node with as many as one worker.
+        address: A running cluster that this machine belongs to, as ``host:port`` or ``auto``; None
+            starts one on this machine and stops it at the end.
+        cpus: CPUs of the local one.
         store_bytes: Bytes that will be shared.
 
     Raises:
@@ -39,6 +42,8 @@ def connected(address: str | None, *, cpus: int, store_bytes: int) -> Iterator[N
         if ray.is_initialized():
             yield
             return
+        if address is not None and address != "auto":
+            _require_listening(address)
         try:
             if address is None:
                 ray.init(
@@ -52,15 +57,33 @@ def connected(address: str | None, *, cpus: int, store_bytes: int) -> Iterator[N
             else:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            where = "on this machine" if address is None else f"at {address!r}"
-            raise StudyError(
-                f"no Ray cluster {where}: {error}; start one with 'ray start --head', correct "
-                f"execution.address, or run with workers 0"
-            ) from error
+            raise _no_cluster(address, error) from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Try the address once: Ray itself tries for many minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not (host and port.isdecimal()):
+        raise StudyError(
+            f"execution.address is host:port of a Ray cluster that this machine belongs to, or "
+            f"'auto', got {address!r}"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> StudyError:
+    where = "can be started on this machine" if address is None else f"answers at {address!r}"
+    return StudyError(
+        f"no Ray cluster {where} ({error}); start one with 'ray start --head', correct "
+        f"execution.address, or run with workers 0"
+    )
 
 
 @contextmanager

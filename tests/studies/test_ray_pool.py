@@ -1,0 +1,86 @@
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bitfront.searchers import Budget
+from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace, ModelError, StudyError
+from bitfront.studies.cluster import connected
+from bitfront.studies.record import Books
+from bitfront.studies.requests import Request
+from bitfront.studies.sections import StrategySpec
+from bitfront.studies.trials import Trial
+
+pytestmark = pytest.mark.slow
+
+TRIAL = Trial(StrategySpec(name="random"), Budget(100), 0)
+
+
+@pytest.fixture(scope="module")
+def ray_started():
+    """A local Ray for all tests here: starting one takes seconds."""
+    with connected(None, cpus=2, store_bytes=2**24):
+        yield
+
+
+@pytest.fixture
+def open_pool(ray_started, tiny_workload, tmp_path):
+    from bitfront.studies.ray_pool import ray_pool
+
+    def open_(workload=tiny_workload, *, workers=2, threads=1):
+        books = Books(tmp_path, workload.digest, workload.energy, (TRIAL,), DEFAULT_OBJECTIVES)
+        return ray_pool(workload, books, workers=workers, threads=threads)
+
+    return open_
+
+
+@pytest.fixture
+def requests(tiny_workload):
+    space = BitSpace.build(tiny_workload.layers)
+    rng = np.random.default_rng(0)
+    return [Request(space.sample(rng)) for _ in range(40)]
+
+
+def worker_processes():
+    """Return the processes of the live worker actors; the public list wants Ray's dashboard."""
+    from ray._private import state
+
+    actors = state.actors().values()
+    alive = (a for a in actors if a["ActorClassName"] == "_WorkerActor" and a["State"] == "ALIVE")
+    return [actor["Pid"] for actor in alive]
+
+
+def test_killed_workers_cost_no_answer_and_no_charge(open_pool, requests, tiny_workload):
+    from bitfront.studies.evaluation import Worker
+
+    with open_pool() as pool, ThreadPoolExecutor() as thread:
+        answers = thread.submit(pool.evaluate, requests, TRIAL.id)
+        while len(pool.history(TRIAL.id)) < 3:
+            assert not answers.done()
+        killed = worker_processes()
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+        history = answers.result(timeout=60)
+        assert pool.history(TRIAL.id) == history
+        assert set(worker_processes()).isdisjoint(killed)
+    expected = Worker(tiny_workload).measure(requests)
+    assert [replace(m, wall_s=0.0) for m in history] == [replace(m, wall_s=0.0) for m in expected]
+
+
+def test_what_keeps_workers_from_starting_is_told_as_it_is(open_pool, requests, tiny_workload):
+    name = next(name for name in tiny_workload.state if name.endswith("weight"))
+    broken = {**tiny_workload.state, name: np.full_like(tiny_workload.state[name], np.nan)}
+    with (
+        pytest.raises(ModelError, match="has weights that are not finite") as raised,
+        open_pool(replace(tiny_workload, state=broken)) as pool,
+    ):
+        pool.evaluate(requests[:2])
+    assert "Traceback" not in str(raised.value)
+
+
+def test_more_threads_than_any_node_has_is_refused(open_pool):
+    with pytest.raises(StudyError, match="no node of the Ray cluster has more than 2 CPUs"):
+        open_pool(threads=3).__enter__()
