@@ -51,7 +51,7 @@ def test_a_study_leaves_its_result_its_spec_and_its_ledger(tiny_study):
     assert [event.phase for event in events][-2:] == ["test", "test"]
     assert not result.failed_trials
     assert [(t.strategy, t.seed, t.evaluations) for t in result.trials] == [
-        *(("uniform", seed, 2) for seed in (0, 1)),
+        ("uniform", 0, 2),
         *(("random", seed, 3) for seed in (0, 1)),
     ]
     assert {t.images_forward for t in result.trials} == {2 * 40, 3 * 40}
@@ -86,7 +86,7 @@ def test_a_second_run_gives_the_same_and_measures_nothing(tiny_study, monkeypatc
 def test_a_strategy_that_raises_loses_only_its_own_trial(tiny_study, broken_strategy):
     strategies = [{"name": "uniform", "widths": [8, 4]}, broken_strategy]
     result = measure_study(tiny_study({("strategies",): strategies}))
-    assert [trial.status for trial in result.trials] == ["done", "done", "failed", "failed"]
+    assert [trial.status for trial in result.trials] == ["done", "failed", "failed"]
     (failed, _) = result.failed_trials
     assert (failed.evaluations, failed.error) == (1, "RuntimeError: no idea")
     # What it had measured by then counts.

@@ -50,7 +50,8 @@ def test_prices_do_not_change_the_digest(tiny_workload):
     assert replace(tiny_workload, energy=None).digest == tiny_workload.digest
 
 
-def test_a_study_is_prepared_with_trained_weights(tiny_study):
+def test_a_study_is_prepared_with_trained_weights(tiny_study, tmp_path, monkeypatch):
+    monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path / "empty"))
     events = []
     first = prepare(tiny_study(), events.append)
     assert [event.phase for event in events[:2]] == ["prepare", "train"]
