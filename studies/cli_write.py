@@ -110,12 +110,14 @@ def validate(
 
 
 def _summary(spec: "StudySpec") -> dict[str, Any]:
-    repeats = len(spec.strategies) * len(spec.seeds)
+    from .trials import planned
+
+    trials = planned(spec)
     return {
         "study": spec.study,
         "strategies": [strategy.label for strategy in spec.strategies],
-        "trials": repeats * len(spec.budgets),
-        "evaluations": repeats * sum(budget.evaluations for budget in spec.budgets),
+        "trials": len(trials),
+        "evaluations": sum(trial.budget.evaluations for trial in trials),
     }
 
 

@@ -35,14 +35,14 @@ def trial(name="random", evaluations=5, seed=0, **settings):
     return Trial(StrategySpec(name=name, **settings), Budget(evaluations), seed)
 
 
-def test_trials_are_strategy_by_budget_by_seed(tiny_study):
+def test_trials_are_strategy_by_budget_by_seed_unless_the_seed_makes_no_difference(tiny_study):
     budgets = [{"evaluations": 3}, {"evaluations": 5, "limits": {"energy": 0.8}}]
     trials = planned(tiny_study({("budgets",): budgets}))
     assert [t.id for t in trials] == [
         f"{strategy} | {budget} | {seed}"
-        for strategy in ("uniform", "random")
+        for strategy, seeds in (("uniform", (0,)), ("random", (0, 1)))
         for budget in ("3 evaluations", "5 evaluations, energy <= 0.8")
-        for seed in (0, 1)
+        for seed in seeds
     ]
 
 
