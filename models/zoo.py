@@ -126,8 +126,8 @@ def _users_function(name: str) -> Callable[..., Any]:
     declare_missing_operators()
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(f"model {name!r}: cannot import {module_name!r}: {error}") from None
+    except Exception as error:  # whatever a stranger's module may raise
+        raise ModelError(f"model {name!r}: cannot import {module_name!r}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value)]

@@ -10,6 +10,27 @@ from pydantic import BaseModel, ValidationError
 from ..spaces import StudyError, nearest
 from .yaml_lines import Document, Place, describe, show_place
 
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "int_type": "a whole number",
+    "less_than_equal": "a number of at most {le}",
+    "literal_error": "{expected}",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "some text",
+    "string_type": "text",
+    "too_long": "{max_length} entries or fewer",
+    "too_short": "{min_length} or more entries",
+    "tuple_type": "a list",
+}
+"""What pydantic expected, by the type of its error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -73,7 +94,7 @@ def faults_of(error: ValidationError, document: Document, root: type[BaseModel])
             key = item["loc"][-1]
             sentence = f"{key!r} is missing; write {show_place((*place, key))}: ..."
             if isinstance(key, int):
-                sentence = f"expected at least {key + 1} entries, got {len(item['input'])}"
+                sentence = f"expected {key + 1} or more entries, got {len(item['input'])}"
         found.setdefault(place, []).append(sentence)
     faults = [fault_at(document, place, _joined(said)) for place, said in found.items()]
     order = {origin: rank for rank, origin in enumerate(document.origins.values())}
@@ -85,35 +106,10 @@ def _lies_in(location: Place, place: Place) -> bool:
 
 
 def _sentence(kind: str, given: Any, context: Mapping[str, Any]) -> str:
-    expected = {
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "string_type": "text",
-        "string_too_short": "some text",
-        "bool_type": "true or false",
-        "tuple_type": "a list",
-        "list_type": "a list",
-        "dict_type": "a mapping",
-        "mapping_type": "a mapping",
-        "model_type": "a mapping",
-        "dataclass_type": "a mapping",
-    }.get(kind)
     if kind == "value_error":
         return str(context["error"])
-    if kind == "literal_error":
-        expected = str(context["expected"])
-    elif "ge" in context or "le" in context:
-        bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
-        expected = f"a number of {bound}"
-    elif kind == "string_too_long":
-        expected = f"at most {context['max_length']} characters"
-    elif kind == "too_long":
-        return f"expected at most {context['max_length']} entries, got {context['actual_length']}"
-    elif kind == "too_short":
-        least = context["min_length"]
-        entries = "entry" if least == 1 else "entries"
-        return f"expected at least {least} {entries}, got {context['actual_length']}"
-    return f"expected {expected or 'another kind of value'}, got {describe(given)}"
+    expected = _EXPECTED.get(kind, "another kind of value").format_map(context)
+    return f"expected {expected}, got {context.get('actual_length', describe(given))}"
 
 
 def _joined(sentences: list[str]) -> str:

@@ -80,7 +80,7 @@ class StudySpec(Section):
         objectives: What the front trades off.
         strategies: What is compared.
         budgets: What each strategy may spend, and limits on what it may propose.
-        seeds: Every strategy runs once with each.
+        seeds: Every strategy runs once with each, if the seed makes a difference to it.
         execution: Where the work is done.
         tracking: Where results are logged.
         output: Folder for study folders, relative to the working directory.

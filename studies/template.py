@@ -62,7 +62,7 @@ budgets:                 # or a list of them; each strategy runs once with each
   evaluations: 30
   # limits: {{energy: 0.6}}                # relative to uniform 8 bit; size in bytes; bops
 
-seeds: [0, 1, 2]         # each strategy runs once with each
+seeds: [0, 1, 2]         # each strategy runs once with each, if the seed makes a difference
 
 # execution:
 #   workers: 2                           # processes that measure; 0: none but this one

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from ..searchers import ModelSource
 from .trials import Ground, Trial, TrialDesk, run_trial
@@ -76,12 +77,21 @@ def _run_one(
     run_trial(trials[config["trial"]], ground, desk, model)
 
 
-class _Watch(tune.Callback):
-    """Lets the driver look at the search from Tune's own loop, without a thread."""
+class _Watch(TrialProgressCallback):
+    """Lets the driver look at the search from Tune's own loop, without a thread.
+
+    It takes the place of Tune's printer, which tells of ended trials at any verbosity.
+    """
 
     def __init__(self, look: Callable[[], None]) -> None:
+        super().__init__()
         self._look = look
         self._next = 0.0
+
+    def on_trial_complete(
+        self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
+    ) -> None:
+        """Print nothing."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its settings, and a terminal cannot be saved

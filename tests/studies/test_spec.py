@@ -160,6 +160,21 @@ def test_a_bad_override_is_named_by_its_option():
 
 
 BAD = """\
+no buffer
+- options: {}
++ options: {buffer_bytes: 0}
+16: energy.options.buffer_bytes: expected a number above 0, got 0
+
+a long label
+- label: chance
++ label: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+22: strategies[1].label: expected at most 60 characters, got text 'xxxx
+
+three for a pair
+- weights: [2, 4, 8]
++ forbid: [[2, 4, 8]]
+9: space.forbid[0]: expected 2 entries or fewer, got 3
+
 a key given twice
 - study: good
 + study: good
@@ -326,7 +341,7 @@ one width for a list
 no widths
 - weights: [2, 4, 8]
 + weights: []
-9: expected at least 1 entry, got 0
+9: expected 1 or more entries, got 0
 
 a width given twice
 - weights: [2, 4, 8]
@@ -351,7 +366,7 @@ a tie of numbers
 half a forbidden pair
 - weights: [2, 4, 8]
 + forbid: [[2]]
-9: space.forbid[0]: expected at least 2 entries, got 1
+9: space.forbid[0]: expected 2 or more entries, got 1
 
 an unknown observer
 - weight_observer: minmax
@@ -391,7 +406,7 @@ an unknown objective
 one objective
 - [accuracy, energy]
 + [accuracy]
-17: expected at least 2 entries, got 1
+17: expected 2 or more entries, got 1
 
 an unknown strategy
 - name: uniform
@@ -526,6 +541,24 @@ def test_a_model_is_not_both_loaded_and_trained():
     text = changed("  train:", "  checkpoint: net.pth\n  train:")
     with pytest.raises(InvalidStudyError, match=r"study.yaml:5: model.train: a network has a"):
         StudySpec.load(write(text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("name: cnn5", "name: broken_module:net", "model.name: .*cannot import 'broken_module'"),
+        (
+            "name: uniform",
+            "name: broken_module:Search",
+            r"strategies\[0\].name: .*cannot be imported",
+        ),
+    ],
+)
+def test_a_module_that_breaks_when_imported_is_told(old, new, words, tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidStudyError, match=rf"{words}.*division by zero"):
+        StudySpec.load(write(changed(old, new)))
 
 
 @pytest.mark.parametrize("source", ["quickstrat", "quickstrat.yaml", "no/such/quickstrat.yaml"])
