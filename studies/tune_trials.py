@@ -1,5 +1,6 @@
 """Trials as Ray Tune trials."""
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,8 @@ def run_tune_trials(
         _run_one, trials=list(trials), ground=ground, desk=desk, model=model
     )
     bundle = tune.PlacementGroupFactory([{"memory": _TRIAL_MEMORY_BYTES}])
+    # What happens to trials is in the ledger; Tune would print tracebacks of it as well.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     results = tune.Tuner(
         tune.with_resources(function, bundle),
         param_space={"trial": tune.grid_search(list(range(len(trials))))},
@@ -63,7 +66,12 @@ def run_tune_trials(
             callbacks=[_Watch(look)],
         ),
     ).fit()
-    return str(results.errors[0]).strip().splitlines()[-1] if results.errors else None
+    return _reason(results.errors[0]) if results.errors else None
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first sentence of an error's last line, where Ray says what happened."""
+    return str(error).strip().splitlines()[-1].partition(". ")[0]
 
 
 def _run_one(
