@@ -34,16 +34,9 @@ def tiny_workload() -> Workload:
     splits = load_data(DataConfig(calibration_images=32, search_images=32, test_images=32))
     architecture = Architecture("cnn5", splits.classes, splits.input_shape, {}, 0)
     model = architecture.build()
-    layers = profile(model, splits.input_shape)
-    return Workload(
-        architecture,
-        {name: tensor.numpy() for name, tensor in model.state_dict().items()},
-        layers,
-        splits.calibration,
-        {"search": splits.search, "test": splits.test},
-        QuantizerConfig(),
-        32,
-        EnergyModel(load_table("horowitz-45nm"), layers),
+    energy = EnergyModel(load_table("horowitz-45nm"), profile(model, splits.input_shape))
+    return Workload.of(
+        model, architecture, splits, energy, quantizer=QuantizerConfig(), batch_size=32
     )
 
 

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from .allocation import BitAllocation
 
-Split = Literal["search", "test"]
-"""Strategies select on ``search``; what is reported is measured on ``test``."""
+Split = Literal["calibration", "search", "test"]
+"""Quantizers are fitted on ``calibration``, strategies select on ``search``, what is reported is
+measured on ``test``."""
 
 _NULLABLE = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32", "energy_vs_w8a8")
 """Fields that may be NaN, for which JSON has no word; they are null there."""
 
-_MAY_BE_UNKNOWN = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32")
+_MAY_BE_UNKNOWN = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32", "energy_vs_w8a8")
 """Fields that are NaN where there is no value; JSON has no NaN and gets null."""
 
 
@@ -27,7 +28,8 @@ class Measurement:
         loss: Mean cross-entropy in nats.
         energy_vs_fp32: Energy over that of the float32 network, same table; NaN where the table
             cannot price float.
-        energy_vs_w8a8: Energy over that of the uniform 8-bit network, same table.
+        energy_vs_w8a8: Energy over that of the uniform 8-bit network, same table; NaN where the
+            table cannot price the allocation.
         energy_pj: Energy of one inference in pJ; None where the table has no absolute scale.
         energy_table: Identifier of the table that priced it.
         size_bytes: Weights (at their widths), biases and scales.

@@ -1,8 +1,9 @@
 """Running a study from its file to its result."""
 
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -90,7 +91,8 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
     prepared = prepare(spec, progress)
     trials = planned(spec)
     _open_folder(spec)
-    with _pool(spec, prepared, trials, progress) as pool:
+    # Strategies, Ray and whatever they load may print; standard output is for who called.
+    with redirect_stdout(sys.stderr), _pool(spec, prepared, trials, progress) as pool:
         baselines = _measure_baselines(prepared, pool)
         workload = prepared.workload
         ground = Ground(prepared.space, workload.energy, spec.compared, baselines.float_search)
@@ -125,7 +127,7 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
         space_size=prepared.space.size,
         table_agreement=agreement,
         versions=_versions(),
-        notes=(*prepared.notes, *notes, *more_notes),
+        notes=(*prepared.notes, *baselines.notes, *notes, *more_notes),
     )
     result.save(spec.folder)
     return result
@@ -136,6 +138,7 @@ class _Baselines:
     float_search: Measurement
     float_test: Measurement
     uniform_w8a8: Measurement
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -192,11 +195,27 @@ def _measure_baselines(prepared: "Prepared", pool: "Pool") -> _Baselines:
     layers = prepared.workload.layers
     float32, w8a8 = (BitAllocation.uniform(layers, width) for width in (32, 8))
     requests = [Request(float32), Request(float32, "test"), Request(w8a8, "test")]
-    measurements = pool.evaluate(requests)
-    for measurement in measurements[:2]:
+    if prepared.one_part:
+        requests.append(Request(float32, "calibration"))
+    search, test, uniform, *calibration = pool.evaluate(requests)
+    for measurement in (search, test, *calibration):
         if measurement.failed:
             raise EvaluationError(f"the float network cannot be measured: {measurement.error}")
-    return _Baselines(*measurements)
+    notes = tuple(_accuracy_on_all(search, test, other) for other in calibration)
+    return _Baselines(search, test, uniform, notes)
+
+
+def _accuracy_on_all(*float_splits: Measurement) -> str:
+    """Return a note with the float accuracy on all images: what a published figure compares with.
+
+    Where all splits come from one set of images, none of them alone is that set.
+    """
+    samples = sum(measurement.samples for measurement in float_splits)
+    correct = sum(round(measurement.accuracy * measurement.samples) for measurement in float_splits)
+    return (
+        f"float32 on all {samples:,} images of the three splits together: "
+        f"{correct:,} correct, {100 * correct / samples:.2f} %"
+    )
 
 
 def _finalists(

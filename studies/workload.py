@@ -69,8 +69,7 @@ class Workload:
         architecture: How the network is built.
         state: Its weights and buffers by name.
         layers: Its quantizable layers.
-        calibration_images: What quantizers are calibrated on.
-        images: What accuracy is measured on, by split.
+        images: Images by split; on the calibration split the quantizers are calibrated.
         quantizer: How ranges are chosen.
         batch_size: Images per forward pass; sums round differently with another.
         energy: Prices the allocations.
@@ -79,11 +78,41 @@ class Workload:
     architecture: Architecture
     state: Mapping[str, npt.NDArray[Any]]
     layers: tuple[Layer, ...]
-    calibration_images: ImageSet
     images: Mapping[Split, ImageSet]
     quantizer: QuantizerConfig
     batch_size: int
     energy: EnergyModel
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        architecture: Architecture,
+        splits: Splits,
+        energy: EnergyModel,
+        *,
+        quantizer: QuantizerConfig,
+        batch_size: int,
+    ) -> "Workload":
+        """Put together what an evaluation depends on.
+
+        Args:
+            model: The network with its weights.
+            architecture: How it was built.
+            splits: The images.
+            energy: Prices allocations on the network's layers.
+            quantizer: How ranges are chosen.
+            batch_size: Images per forward pass.
+        """
+        return cls(
+            architecture,
+            {name: tensor.numpy() for name, tensor in model.state_dict().items()},
+            tuple(energy.layers),
+            {"calibration": splits.calibration, "search": splits.search, "test": splits.test},
+            quantizer,
+            batch_size,
+            energy,
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -93,7 +122,6 @@ class Workload:
             dataclasses.asdict(self.architecture),
             dataclasses.asdict(self.quantizer),
             self.batch_size,
-            self.calibration_images.digest,
             {split: images.digest for split, images in self.images.items()},
             [layer.name for layer in self.layers],
         ]
@@ -106,9 +134,8 @@ class Workload:
     @property
     def size_bytes(self) -> int:
         """Bytes of weights and images."""
-        image_sets = (self.calibration_images, *self.images.values())
         return sum(array.nbytes for array in self.state.values()) + sum(
-            images.images.nbytes + images.labels.nbytes for images in image_sets
+            images.images.nbytes + images.labels.nbytes for images in self.images.values()
         )
 
     def float_model(self) -> nn.Module:
@@ -125,7 +152,7 @@ class Workload:
 
     def calibration(self) -> list[tuple[Tensor, Tensor]]:
         """Return the calibration set as batches of images and labels."""
-        return list(self.calibration_images.batches(self.batch_size))
+        return list(self.images["calibration"].batches(self.batch_size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +162,13 @@ class Prepared:
     Attributes:
         workload: What is measured.
         space: Which allocations there are.
+        one_part: Whether all splits were drawn from one set of images.
         notes: What a reader of the results should know of the data.
     """
 
     workload: Workload
     space: BitSpace
+    one_part: bool
     notes: tuple[str, ...]
 
 
@@ -169,17 +198,15 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
     space, energy = price_space(spec, layers)
     with spec.at("model"):
         model = _with_weights(model, spec.model, splits, tell)
-    workload = Workload(
+    workload = Workload.of(
+        model,
         architecture,
-        {name: tensor.numpy() for name, tensor in model.state_dict().items()},
-        layers,
-        splits.calibration,
-        {"search": splits.search, "test": splits.test},
-        spec.quantizer,
-        spec.execution.batch_size,
+        splits,
         energy,
+        quantizer=spec.quantizer,
+        batch_size=spec.execution.batch_size,
     )
-    return Prepared(workload, space, splits.notes)
+    return Prepared(workload, space, splits.indices.one_part, splits.notes)
 
 
 @contextmanager

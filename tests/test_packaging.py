@@ -10,8 +10,9 @@ import tomllib
 import venv
 from pathlib import Path
 
-import bitfront
 import pytest
+
+import bitfront
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("spaces", "energy", "models", "searchers", "studies")
@@ -23,7 +24,9 @@ MODULES = sorted(
 
 
 def test_every_package_folder_is_listed():
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
     found = {
         "bitfront." + ".".join(path.parent.relative_to(ROOT).parts)
         for folder in FOLDERS
@@ -50,7 +53,17 @@ def test_the_wheel_works_in_an_empty_environment_beside_a_foreign_models_folder(
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run(
-        [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--no-deps",
+            "--no-index",
+            wheel,
+        ],
         check=True,
         capture_output=True,
     )
@@ -60,7 +73,9 @@ def test_the_wheel_works_in_an_empty_environment_beside_a_foreign_models_folder(
     (site / "borrowed.pth").write_text(f"{borrowed}\n")
     foreign = tmp_path / "work" / "models"
     foreign.mkdir(parents=True)
-    (foreign / "__init__.py").write_text("raise RuntimeError('a foreign models folder was imported')")
+    (foreign / "__init__.py").write_text(
+        "raise RuntimeError('a foreign models folder was imported')"
+    )
     script = tmp_path / "env" / "bin" / "bitfront"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     for arguments in (["--version"], ["list", "tables"], ["validate", "quickstart"]):

@@ -155,14 +155,7 @@ def tiny_workload():
     splits = load_data(DataConfig(**sizes))
     architecture = Architecture("cnn5", splits.classes, splits.input_shape, {}, 0)
     model = architecture.build()
-    layers = profile(model, splits.input_shape)
-    return Workload(
-        architecture,
-        {name: tensor.numpy() for name, tensor in model.state_dict().items()},
-        layers,
-        splits.calibration,
-        {"search": splits.search, "test": splits.test},
-        QuantizerConfig(),
-        32,
-        EnergyModel(load_table("horowitz-45nm"), layers),
+    energy = EnergyModel(load_table("horowitz-45nm"), profile(model, splits.input_shape))
+    return Workload.of(
+        model, architecture, splits, energy, quantizer=QuantizerConfig(), batch_size=32
     )

@@ -2,7 +2,9 @@ import json
 import sqlite3
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bitfront.spaces import DEFAULT_OBJECTIVES, EvaluationError, StudyError, pareto_front
 from bitfront.studies.record import LEDGER_FILE
@@ -11,11 +13,18 @@ from bitfront.studies.runner import SPEC_FILE, measure_study, run_study, undomin
 from bitfront.studies.spec import StudySpec
 
 BROKEN = """
+import os
+import signal
 from bitfront.searchers import Searcher
 class Broken(Searcher):
     def search(self, problem):
+        print("I have")
         problem.evaluate([problem.space.uniform(8)])
         raise RuntimeError("no idea")
+
+class Deadly(Searcher):
+    def search(self, problem):
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -83,12 +92,13 @@ def test_a_second_run_gives_the_same_and_measures_nothing(tiny_study, monkeypatc
     assert again.points == first.points
 
 
-def test_a_strategy_that_raises_loses_only_its_own_trial(tiny_study, broken_strategy):
+def test_a_strategy_that_raises_loses_only_its_own_trial(tiny_study, broken_strategy, capsys):
     strategies = [{"name": "uniform", "widths": [8, 4]}, broken_strategy]
     result = measure_study(tiny_study({("strategies",): strategies}))
     assert [trial.status for trial in result.trials] == ["done", "failed", "failed"]
     (failed, _) = result.failed_trials
     assert (failed.evaluations, failed.error) == (1, "RuntimeError: no idea")
+    assert capsys.readouterr() == ("", 2 * "I have\n")  # standard output is the caller's
     # What it had measured by then counts.
     assert {point.strategy for point in result.points} == {"uniform", "broken:Broken"}
 
@@ -167,3 +177,36 @@ def test_no_two_worker_counts_give_different_fronts(tiny_study, broken_strategy)
             replace(t, wall_s=0.0) for t in in_process.trials
         ]
         assert result.workload == in_process.workload
+
+
+@pytest.mark.slow
+def test_a_strategy_that_kills_its_process_loses_its_own_trial(tiny_study, broken_strategy, capsys):
+    strategies = [{"name": "broken:Deadly"}, {"name": "random"}]
+    overrides = {("strategies",): strategies, ("seeds",): [0], ("execution", "workers"): 1}
+    result = measure_study(tiny_study(overrides))
+    deadly, random = result.trials
+    assert (deadly.status, deadly.evaluations) == ("failed", 0)
+    assert deadly.error.startswith("its process died: The actor is dead because")
+    assert capsys.readouterr().out == ""
+    assert (random.status, random.evaluations) == ("done", 3)
+    assert {point.strategy for point in result.points} == {"random"}
+
+
+def test_a_set_of_images_without_parts_is_judged_whole(tiny_study, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
+    images = {
+        "name": "image-folder",
+        "root": str(tmp_path / "images"),
+        "image_size": 8,
+        "calibration_images": 6,
+        "search_images": 8,
+    }
+    result = measure_study(tiny_study({("data",): images}))
+    assert (result.float_search.samples, result.float_test.samples) == (8, 10)
+    (note,) = (note for note in result.notes if note.startswith("float32 on all"))
+    assert "all 24 images" in note

@@ -37,7 +37,7 @@ def test_it_works_on_read_only_arrays_as_the_object_store_gives_them(tiny_worklo
         lambda w: {"quantizer": QuantizerConfig(weight_observer="minmax")},
         lambda w: {"state": {name: array + 1 for name, array in w.state.items()}},
         lambda w: {"images": {**w.images, "test": w.images["search"]}},
-        lambda w: {"calibration_images": w.images["search"]},
+        lambda w: {"images": w.images | {"calibration": w.images["search"]}},
         lambda w: {"architecture": replace(w.architecture, name="resnet20")},
     ],
 )
