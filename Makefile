@@ -27,8 +27,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 study: $(VENV)/.installed
 	$(BIN)/bitfront run quickstart
-	$(BIN)/bitfront show quickstart
-	@echo "Browse it: make ui"
+	@echo "or: make ui"
 
 ui: $(VENV)/.installed
 	$(BIN)/bitfront ui quickstart
