@@ -12,7 +12,7 @@ help:
 	@echo "make ui         browse its Pareto front in the MLflow UI"
 	@echo "make test       install, then lint, types, layers contract and all tests"
 	@echo "make test-fast  the quick tests only"
-	@echo "make bench      measure pricing and pool overhead"
+	@echo "make bench      measure pricing, pool overhead and evaluation"
 
 install: $(VENV)/.installed
 
@@ -47,6 +47,7 @@ test-fast: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pricing.py
 	$(BIN)/python benchmarks/pool.py
+	$(BIN)/python benchmarks/evaluation.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ _LARGEST_TENSOR_BYTES = 2**30
 def keep_freed_memory() -> bool:
     """Let this process reuse the memory of dropped tensors instead of returning it.
 
-    It changes speed and nothing else: results are the same, and so is the peak of the memory in use.
+    It changes speed and nothing else: results are the same, and so is the peak of the memory used.
     What was used at the peak stays with the process until it ends, so this is for processes whose
     work is to run networks.
 

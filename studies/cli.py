@@ -58,10 +58,12 @@ def run(
         ("output",): output,
     }
     spec = load_study(study, sets, options)
+    from ..models.allocator import keep_freed_memory
     from .progress import progress_for
     from .runner import run_study
     from .show import point_rows, render
 
+    keep_freed_memory()  # the network is trained here, and measured here with workers 0
     try:
         with progress_for(stderr()) as progress:
             result = run_study(spec, progress=progress)
