@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..energy import EnergyModel, load_table
 from ..models.data import load_data
 from ..models.locate import resolve_checkpoint
 from ..models.zoo import build_model
 from ..searchers import check_feasible
-from ..spaces import BitSpace, Layer
+from ..spaces import BitSpace, EnergyTableError, Layer
 from .spec import StudySpec
 
 
@@ -47,6 +49,7 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Ene
         space = spec.space.build(layers)
     with spec.at("energy"):
         energy = EnergyModel(load_table(spec.energy.table), layers, options=spec.energy.options)
+        _require_priced(space, energy)
     for index, budget in enumerate(spec.budgets):
         with spec.at("budgets", index, "limits"):
             check_feasible(space, energy, budget.limits)
@@ -54,6 +57,22 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Ene
         with spec.at("strategies", index):
             strategy.build().check(space)
     return space, energy
+
+
+def _require_priced(space: BitSpace, energy: EnergyModel) -> None:
+    """Check that the table prices every allocation of a space, and what energies are relative to.
+
+    Raises:
+        EnergyTableError: Naming a layer and widths it cannot price, and those it can.
+    """
+    unpriced, allocation = space.minimum(-np.isnan(energy.layer_costs).astype(np.float64))
+    if unpriced < 0:
+        energy.energy(allocation)
+    if not energy.w8a8 > 0:
+        raise EnergyTableError(
+            f"table {energy.table.id} has no price above 0 for uniform 8 bit, which every energy "
+            f"is relative to"
+        )
 
 
 def inspect(spec: StudySpec) -> Inspection:

@@ -42,8 +42,8 @@ def connected(address: str | None, *, cpus: int, store_bytes: int) -> Iterator[N
         if ray.is_initialized():
             yield
             return
-        if address is not None and address != "auto":
-            _require_listening(address)
+        if address is not None:
+            require_listening(address)
         try:
             if address is None:
                 ray.init(
@@ -64,8 +64,17 @@ def connected(address: str | None, *, cpus: int, store_bytes: int) -> Iterator[N
             ray.shutdown()
 
 
-def _require_listening(address: str) -> None:
-    """Try the address once: Ray itself tries for many minutes."""
+def require_listening(address: str) -> None:
+    """Try the address of a cluster once: Ray itself tries for many minutes.
+
+    Args:
+        address: ``host:port``, or ``auto``, which only Ray can look up.
+
+    Raises:
+        StudyError: If it is no address, or nothing answers there.
+    """
+    if address == "auto":
+        return
     host, _, port = address.rpartition(":")
     if "://" in address or not (host and port.isdecimal()):
         raise StudyError(

@@ -51,7 +51,8 @@ class Fault:
         return asdict(self)
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.place, self.message) if part)
+        place = "" if self.where == f"option {self.place}" else self.place
+        return ": ".join(part for part in (self.where, place, self.message) if part)
 
 
 class InvalidStudyError(StudyError):

@@ -196,6 +196,12 @@ class ExecutionSpec(Section):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
     address: str | None = None
 
+    @model_validator(mode="after")
+    def _has_workers(self) -> "ExecutionSpec":
+        if self.address is not None and self.workers == 0:
+            raise ValueError("workers 0 measures in this process alone; remove 'address'")
+        return self
+
 
 class TrackingSpec(Section):
     """Where results are logged.

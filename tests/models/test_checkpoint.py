@@ -115,7 +115,7 @@ def test_a_pickled_network_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"root:*:0:0"])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=f"{name}' cannot be loaded"):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -153,9 +154,7 @@ def test_overrides_replace_what_the_file_says():
 def test_a_bad_override_is_named_by_its_option():
     with pytest.raises(InvalidStudyError) as caught:
         StudySpec.load(write(GOOD), {("execution", "workers"): "many"})
-    expected = (
-        "option execution.workers: execution.workers: expected a whole number, got text 'many'"
-    )
+    expected = "option execution.workers: expected a whole number, got text 'many'"
     assert str(caught.value) == expected
 
 
@@ -494,6 +493,11 @@ too many workers
 - workers: 0
 + workers: 5000
 27: expected a number of at most 4096, got 5000
+
+a cluster for no workers
+- workers: 0
++ workers: 0, address: "127.0.0.1:6379"
+27: execution.address: workers 0 measures in this process alone; remove 'address'
 """
 
 
@@ -595,6 +599,38 @@ def test_a_budget_below_the_cheapest_names_the_smallest_cost():
     message = str(caught.value)
     assert message.startswith("study.yaml:25: budgets[0].limits.size: no allocation has size <= 20")
     assert "the smallest achievable is" in message
+
+
+@pytest.mark.parametrize(
+    ("space", "energy", "words"),
+    [
+        (
+            "weights: [8, 16], first_last: null",
+            "table: mpic",
+            "weights of 16 and .*supports weights of 2, 3",
+        ),
+        (
+            "activations: [8, 32], first_last: null",
+            "table: mpic",
+            "activations of 32 bits; it supports",
+        ),
+        ("weights: [16], first_last: null", "table: bitfusion", "layer 'fc1'"),
+        ("weights: [8]", "options: {mac_scale: 0, memory_scale: 0}", "no price above 0"),
+    ],
+)
+def test_a_table_must_price_all_of_the_space(space, energy, words):
+    text = re.sub(r"space:\n(  .*\n)+", f"space: {{{space}}}\nenergy: {{{energy}}}\n", GOOD)
+    spec = StudySpec.load(write(re.sub(r"energy:\n(  .*\n)+", "", text)))
+    with pytest.raises(InvalidStudyError, match=rf"study.yaml:\d+: energy.*{words}"):
+        price_space(spec, LAYERS)
+
+
+def test_widths_that_no_allocation_combines_need_no_price():
+    pairs = "weights: [8, 16]\n  activations: [8]\n  forbid: [[16, 8]]\n  first_last: null"
+    text = changed("weights: [2, 4, 8]", pairs).replace("[8, [4, 8]]", "[8]")
+    text = text.replace("limits: {energy: 0.9}", "limits: {energy: 1}")
+    spec = StudySpec.load(write(text), {("energy", "table"): "mpic"})
+    price_space(spec, LAYERS)
 
 
 def test_a_strategy_that_asks_for_widths_not_in_the_space_is_placed():
