@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from .config import TrainConfig
 from .images import ImageSet
 from .optimizers import make_optimizer, make_schedule
 from .splits import Splits
+from .threads import fixed_threads
 from .zoo import build_model
 
 __all__ = [
@@ -112,7 +112,7 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     step, epoch_loss = 0, math.nan
     model.train()
-    with _fixed_threads(config.threads), torch.random.fork_rng(devices=[]):
+    with fixed_threads(config.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # For dropout, which knows no other generator.
         for epoch in range(1, config.epochs + 1):
             losses = []
@@ -214,13 +214,3 @@ def _require_finite(model: nn.Module, epoch: int, config: TrainConfig) -> None:
             f"training diverged: a gradient is not finite in epoch {epoch} of {config.epochs}; "
             f"lower train.lr (now {config.lr})"
         )
-
-
-@contextmanager
-def _fixed_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from ..models.evaluate import evaluate, first_nonfinite
 from ..models.images import ImageSet
+from ..models.threads import fixed_threads
 from ..spaces import Measurement
 from .requests import Request, failed, measured
-from .workload import Workload, fixed_threads
+from .workload import Workload
 
 
 class Worker:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Protocol
 
+from ..models.threads import fixed_threads
 from ..spaces import Measurement
 from .evaluation import Worker
 from .ledger import TrialRow
@@ -16,11 +17,15 @@ from .progress import ProgressCallback
 from .record import Books, Record
 from .requests import Request
 from .trials import Ground, Trial, TrialDesk, run_trial
-from .workload import Workload, fixed_threads
+from .workload import Workload
 
 
 class Pool(TrialDesk, Protocol):
     """What the driver runs a study with; it answers the driver's own requests, too."""
+
+    def each(self, requests: Sequence[Request]) -> Iterator[Measurement]:
+        """Yield answers in order, each as soon as it is there; nobody is charged."""
+        ...
 
     def run(self, trials: Sequence[Trial], ground: Ground) -> None:
         """Run trials to their ends; one that fails leaves the others alone."""
@@ -79,6 +84,11 @@ class LocalPool:
                 self._record.answered(trial, answer)
                 self._tell()
         return answers
+
+    def each(self, requests: Sequence[Request]) -> Iterator[Measurement]:
+        """Yield answers in order, each as soon as it is there; nobody is charged."""
+        for request in requests:
+            yield from self.evaluate([request])
 
     def run(self, trials: Sequence[Trial], ground: Ground) -> None:
         """Run trials to their ends, in order."""

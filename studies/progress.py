@@ -12,12 +12,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-Phase = Literal["prepare", "train", "search", "test", "track"]
-"""What a study is doing: loading, training the network, searching, re-measuring, logging."""
+Phase = Literal["prepare", "train", "baselines", "search", "test", "track"]
+"""What a study is doing: loading, training the network, measuring what all is compared with,
+searching, re-measuring, logging."""
 
 _WORDS: dict[Phase, str] = {
     "prepare": "preparing",
     "train": "training the network",
+    "baselines": "measuring float32 and 8 bit",
     "search": "searching",
     "test": "measuring the fronts on the test split",
     "track": "writing the results",
@@ -113,7 +115,7 @@ class LineProgress:
         self._clock = clock
         self._phase: Phase | None = None
         self._due_s = 0.0
-        self._latest = ""
+        self._latest: tuple[Phase, int, int | None] | None = None
 
     def __enter__(self) -> "LineProgress":
         return self
@@ -130,10 +132,11 @@ class LineProgress:
         finished = event.total is not None and event.done >= event.total > 0
         line = f"{_WORDS[event.phase]}: {describe(event)}".removesuffix(": ")
         due = event.phase != self._phase or self._clock() >= self._due_s or finished
-        if due and line != self._latest:
+        step = (event.phase, event.done, event.total)
+        if due and step != self._latest:
             self._phase = event.phase
             self._due_s = self._clock() + self._every_s
-            self._latest = line
+            self._latest = step
             self._print(line)
 
     def _print(self, line: str) -> None:

@@ -44,8 +44,10 @@ class _WorkerActor:
 
     def prepare(self) -> None:
         """Build and calibrate the network; apart from the constructor, so that errors travel."""
+        from ..models.allocator import keep_freed_memory
         from .evaluation import Worker
 
+        keep_freed_memory()
         self._worker = Worker(self._workload, self._threads)
 
     def measure(self, requests: Sequence[Request]) -> list[Measurement]:
@@ -195,6 +197,9 @@ class RemoteNetwork:
     def _fetch(self) -> "Workload":
         import torch
 
+        from ..models.allocator import keep_freed_memory
+
+        keep_freed_memory()
         torch.set_num_threads(self.threads)  # for good: the strategy computes after this, too
         workload: Workload = ray.get(self.workload[0])
         return workload
@@ -215,6 +220,11 @@ class RayPool(RemoteDesk):
     folder: Path
     at_once: int
     progress: ProgressCallback | None
+
+    def each(self, requests: Sequence[Request]) -> Iterator[Measurement]:
+        """Yield answers in order, each as soon as it is there; nobody is charged."""
+        for answers in [self.coordinator.evaluate.remote([request]) for request in requests]:
+            yield from _get(answers)
 
     def run(self, trials: Sequence[Trial], ground: Ground) -> None:
         """Run trials to their ends; one that fails leaves the others alone."""

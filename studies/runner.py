@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, redirect_stdout
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from ..spaces import (
     non_dominated,
     pareto_front,
 )
-from .progress import ProgressCallback, ProgressEvent
+from .cluster import require_listening
+from .progress import Phase, ProgressCallback, ProgressEvent
 from .record import LEDGER_FILE, Books
 from .requests import Request
 from .result import Point, StudyResult, TrialRecord, write_atomic
@@ -50,12 +52,12 @@ def run_study(spec: StudySpec, *, progress: ProgressCallback | None = None) -> S
             their cache. If MLflow refuses the result, the result is in the folder all the same.
     """
     from .ledger import Ledger
-    from .mlflow_store import connect, is_server, resolve_uri
+    from .mlflow_store import connect, resolve_uri, sqlite_path
     from .tracking import log_study
 
     uri = resolve_uri(spec.tracking.uri, spec.folder.parent)
-    if is_server(uri):  # better to hear now than after hours that nobody answers there
-        connect(uri)
+    if (path := sqlite_path(uri)) is None or path.exists():
+        connect(uri)  # better to hear now than after hours that nobody answers there
     result = measure_study(spec, progress=progress)
     _tell(progress, ProgressEvent(phase="track"))
     with closing(Ledger(spec.folder / LEDGER_FILE)) as ledger:
@@ -88,12 +90,14 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
     """
     from .workload import prepare
 
+    if spec.execution.address is not None:
+        require_listening(spec.execution.address)
     prepared = prepare(spec, progress)
     trials = planned(spec)
     _open_folder(spec)
     # Strategies, Ray and whatever they load may print; standard output is for who called.
     with redirect_stdout(sys.stderr), _pool(spec, prepared, trials, progress) as pool:
-        baselines = _measure_baselines(prepared, pool)
+        baselines = _measure_baselines(prepared, pool, progress)
         workload = prepared.workload
         ground = Ground(prepared.space, workload.energy, spec.compared, baselines.float_search)
         pool.run(trials, ground)
@@ -186,7 +190,9 @@ def _pool(
     )
 
 
-def _measure_baselines(prepared: "Prepared", pool: "Pool") -> _Baselines:
+def _measure_baselines(
+    prepared: "Prepared", pool: "Pool", progress: ProgressCallback | None
+) -> _Baselines:
     """Measure what every allocation is compared with; nobody is charged.
 
     Raises:
@@ -197,7 +203,7 @@ def _measure_baselines(prepared: "Prepared", pool: "Pool") -> _Baselines:
     requests = [Request(float32), Request(float32, "test"), Request(w8a8, "test")]
     if prepared.one_part:
         requests.append(Request(float32, "calibration"))
-    search, test, uniform, *calibration = pool.evaluate(requests)
+    search, test, uniform, *calibration = _measure("baselines", requests, pool, progress)
     for measurement in (search, test, *calibration):
         if measurement.failed:
             raise EvaluationError(f"the float network cannot be measured: {measurement.error}")
@@ -243,10 +249,25 @@ def _measure_finalists(
     """Measure finalists on the test split, once for each allocation."""
     requests = [Request(finalist.search.allocation, "test") for finalist in finalists]
     distinct = list(dict.fromkeys(requests))
-    _tell(progress, ProgressEvent(phase="test", total=len(distinct)))
-    answers = dict(zip(distinct, pool.evaluate(distinct), strict=True))
-    _tell(progress, ProgressEvent(phase="test", done=len(distinct), total=len(distinct)))
+    answers = dict(zip(distinct, _measure("test", distinct, pool, progress), strict=True))
     return [answers[request] for request in requests]
+
+
+def _measure(
+    phase: Phase, requests: Sequence[Request], pool: "Pool", progress: ProgressCallback | None
+) -> list[Measurement]:
+    """Answer requests of the driver's own, and tell after every answer how far that is."""
+    started, total = time.monotonic(), len(requests)
+    _tell(progress, ProgressEvent(phase=phase, total=total))
+    answers: list[Measurement] = []
+    for answer in pool.each(requests):
+        answers.append(answer)
+        elapsed_s = time.monotonic() - started
+        _tell(
+            progress,
+            ProgressEvent(phase=phase, done=len(answers), total=total, elapsed_s=elapsed_s),
+        )
+    return answers
 
 
 def _points(

@@ -7,8 +7,7 @@ numpy arrays, so that Ray's object store hands them to the processes of a node w
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -207,17 +206,6 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         batch_size=spec.execution.batch_size,
     )
     return Prepared(workload, space, splits.indices.one_part, splits.notes)
-
-
-@contextmanager
-def fixed_threads(threads: int) -> Iterator[None]:
-    """Compute with a fixed number of torch threads: sums round differently with another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _with_weights(

@@ -70,6 +70,14 @@ def test_killed_workers_cost_no_answer_and_no_charge(open_pool, requests, tiny_w
     assert [replace(m, wall_s=0.0) for m in history] == [replace(m, wall_s=0.0) for m in expected]
 
 
+def test_answers_come_one_by_one_in_order(open_pool, requests):
+    with open_pool() as pool:
+        answers = list(pool.each(requests[:6]))
+        assert [answer.allocation for answer in answers] == [r.allocation for r in requests[:6]]
+        assert pool.evaluate(requests[:6]) == answers
+        assert pool.history(TRIAL.id) == []
+
+
 def test_what_keeps_workers_from_starting_is_told_as_it_is(open_pool, requests, tiny_workload):
     name = next(name for name in tiny_workload.state if name.endswith("weight"))
     broken = {**tiny_workload.state, name: np.full_like(tiny_workload.state[name], np.nan)}

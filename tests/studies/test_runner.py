@@ -141,11 +141,30 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tiny_study, tmp_path):
         measure_study(tiny_study({("output",): "taken"}))
 
 
-def test_a_tracking_server_that_does_not_answer_is_heard_of_first(tiny_study):
-    spec = tiny_study({("tracking",): {"uri": "http://127.0.0.1:9"}})
-    with pytest.raises(StudyError, match="no MLflow server answers"):
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("tracking", {"uri": "http://127.0.0.1:9"}, "no MLflow server answers"),
+        ("tracking", {"uri": "nonsense://x"}, "nonsense://x"),
+        ("tracking", {"uri": "sqlite:///tiny.yaml"}, "is not an MLflow store"),
+        ("execution", {"workers": 2, "address": "127.0.0.1:9"}, "no Ray cluster answers"),
+    ],
+)
+def test_a_service_that_does_not_answer_is_heard_of_first(tiny_study, place, value, words):
+    spec = tiny_study({(place,): value})
+    with pytest.raises(StudyError, match=words):
         run_study(spec)
     assert not spec.folder.exists()
+
+
+def test_what_the_driver_measures_itself_is_seen_to_advance(tiny_study):
+    events = []
+    measure_study(tiny_study(), progress=events.append)
+    for phase in ("baselines", "test"):
+        steps = [event for event in events if event.phase == phase]
+        assert len(steps) > 2
+        assert [event.done for event in steps] == list(range(len(steps)))
+        assert {event.total for event in steps} == {len(steps) - 1}
 
 
 def test_of_equally_good_measurements_none_is_dominated(synthetic_result):

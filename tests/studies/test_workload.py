@@ -3,11 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from bitfront.models.config import QuantizerConfig
 from bitfront.spaces import StudyError
-from bitfront.studies.workload import fixed_threads, prepare
+from bitfront.studies.workload import prepare
 
 
 def test_the_network_comes_back_with_its_weights(tiny_workload):
@@ -69,11 +68,3 @@ def test_an_impossible_budget_is_refused_before_anything_is_trained(tiny_study, 
     budgets = {("budgets",): {"evaluations": 3, "limits": {"energy": 0.001}}}
     with pytest.raises(StudyError, match="the smallest achievable is"):
         prepare(tiny_study(budgets))
-
-
-def test_threads_are_restored_after_an_error():
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), fixed_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
-    assert torch.get_num_threads() == before
