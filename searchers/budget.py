@@ -78,9 +78,19 @@ def check_feasible(space: BitSpace, energy: "EnergyModel", limits: Mapping[str, 
             # Rounded up, so that the number shown is one that can be asked for.
             shown = Context(prec=4, rounding=ROUND_CEILING).create_decimal(smallest)
             raise InfeasibleError(
-                f"no allocation has {name} <= {limit:g} ({OBJECTIVES[name].unit}); the smallest "
-                f"achievable is {shown:g}: raise the limit or allow smaller widths"
+                f"no allocation has {name} <= {limit_text(limit)} ({OBJECTIVES[name].unit}); the "
+                f"smallest achievable is {shown:f}: raise the limit or allow smaller widths"
             )
+
+
+def limit_text(limit: float) -> str:
+    """Return a limit with all of its digits.
+
+    Examples:
+        >>> limit_text(0.6), limit_text(20000.0), limit_text(1234567)
+        ('0.6', '20000', '1234567')
+    """
+    return repr(float(limit)).removesuffix(".0")
 
 
 def smallest_cost(space: BitSpace, energy: "EnergyModel", name: str) -> float:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..energy import EnergyModel
 from ..searchers import Budget, Evaluator, ModelSource, Problem
+from ..searchers.budget import limit_text
 from ..spaces import BitAllocation, BitSpace, Measurement, Objective
 from .ledger import TrialRow
 from .requests import Request
@@ -58,13 +59,13 @@ def planned(spec: StudySpec) -> list[Trial]:
 
 
 def budget_label(budget: Budget) -> str:
-    """Return the words for a budget.
+    """Return the words for a budget; different for any two budgets.
 
     Examples:
         >>> budget_label(Budget(30, {"energy": 0.6, "size": 20000}))
         '30 evaluations, energy <= 0.6, size <= 20000'
     """
-    limits = (f"{name} <= {limit:g}" for name, limit in budget.limits.items())
+    limits = (f"{name} <= {limit_text(limit)}" for name, limit in budget.limits.items())
     return ", ".join((f"{budget.evaluations} evaluations", *limits))
 
 
@@ -133,6 +134,6 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
     error = None
     try:
         trial.strategy.build().run(ground.problem(trial, evaluator, model))
-    except Exception as raised:  # a stranger's code may raise anything
+    except (Exception, SystemExit) as raised:  # a stranger's code may raise anything
         error = f"{type(raised).__name__}: {raised}"
     desk.end(trial.id, time.monotonic() - started, error)

@@ -50,6 +50,12 @@ def test_smallest_cost_is_that_of_the_cheapest_member(name):
     assert smallest_cost(problem.space, problem.energy, name) == min(every)
 
 
+def test_numbers_in_a_refusal_are_written_out():
+    problem = tabular_problem()
+    with pytest.raises(InfeasibleError, match=r"bops <= 1 \(.*achievable is \d+: raise"):
+        check_feasible(problem.space, problem.energy, {"bops": 1.0})
+
+
 def test_the_smallest_cost_is_a_limit_that_can_be_asked_for():
     problem = tabular_problem()
     with pytest.raises(InfeasibleError, match=r"energy <= 0.001") as refused:

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -52,6 +53,11 @@ def test_a_budget_is_told_in_words():
     assert budget_label(Budget(30, limits)) == "30 evaluations, energy <= 0.6, size <= 20000"
 
 
+def test_budgets_that_differ_in_a_late_digit_are_different_trials():
+    bounds = (0.1 + 0.2, 0.3, 1234567.0, 1234568.0)
+    assert len({budget_label(Budget(1, {"energy": bound})) for bound in bounds}) == len(bounds)
+
+
 def test_a_trial_begins_asks_and_ends():
     desk = Desk()
     run_trial(trial(), GROUND, desk, None)
@@ -79,19 +85,21 @@ def test_seed_and_label_decide_what_is_asked():
     assert asked(seed=1) != asked(seed=1, label="another")
 
 
-def test_whatever_a_strategy_raises_ends_its_trial_with_the_reason(tmp_path, monkeypatch):
+@pytest.mark.parametrize("raised", ["RuntimeError('no idea')", "SystemExit('no idea')"])
+def test_whatever_a_strategy_raises_ends_its_trial_with_the_reason(raised, tmp_path, monkeypatch):
     (tmp_path / "broken_strategy.py").write_text(
         "from bitfront.searchers import Searcher\n"
         "class Broken(Searcher):\n"
         "    def search(self, problem):\n"
         "        problem.evaluate([problem.space.uniform(8)])\n"
-        "        raise RuntimeError('no idea')\n"
+        f"        raise {raised}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_strategy", raising=False)
     desk = Desk()
     run_trial(trial("broken_strategy:Broken"), GROUND, desk, None)
     assert [entry[0] for entry in desk.log] == ["begin", "evaluate", "end"]
-    assert desk.log[-1][2] == "RuntimeError: no idea"
+    assert desk.log[-1][2] == raised.replace("('", ": ").removesuffix("')")
 
 
 def test_ctrl_c_is_not_a_strategys_failure():
