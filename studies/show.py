@@ -1,7 +1,7 @@
 """A finished study in the terminal, and as plain rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
 def _table(result: StudyResult, points: Sequence[Point]) -> Table:
     """Return a row per strategy and allocation; several seeds may have found it."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    table.add_column("strategy", no_wrap=True)
+    table.add_column("strategy", overflow="fold")  # the numbers have no line to spare
     for heading in ("seeds", "accuracy, %", "energy", "/fp32", "/w8a8", "size", "bits w/a"):
         table.add_column(heading, justify="right", no_wrap=True)
     colours = styles(point.strategy for point in result.points)
@@ -188,13 +188,10 @@ def energy_text(energy_pj: float) -> str:
     """Return an energy with a fitting unit.
 
     Examples:
-        >>> energy_text(850), energy_text(1.234e6)
-        ('850 pJ', '1.23 µJ')
+        >>> energy_text(850), energy_text(1.2e6)
+        ('850 pJ', '1.20 µJ')
     """
-    for factor, unit in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")):
-        if energy_pj >= factor:
-            return f"{energy_pj / factor:.3g} {unit}"
-    return f"{energy_pj:.3g} pJ"
+    return _with_unit(energy_pj, {"mJ": 1e9, "µJ": 1e6, "nJ": 1e3, "pJ": 1.0})
 
 
 def size_text(size_bytes: float) -> str:
@@ -204,7 +201,13 @@ def size_text(size_bytes: float) -> str:
         >>> size_text(900), size_text(269_722)
         ('900 B', '270 kB')
     """
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.3g} {unit}"
-    return f"{size_bytes:.0f} B"
+    return _with_unit(size_bytes, {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0})
+
+
+def _with_unit(value: float, units: Mapping[str, float]) -> str:
+    """Write a number in the largest unit of which it is one or more, after rounding."""
+    fitting = (unit for unit, factor in units.items() if value >= 0.9995 * factor)
+    unit = next(fitting, list(units)[-1])
+    factor = units[unit]
+    digits = f"{value:.3g}" if factor == 1 else f"{value / factor:#.3g}".removesuffix(".")
+    return f"{digits} {unit}"

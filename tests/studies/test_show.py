@@ -105,11 +105,24 @@ def test_one_point_is_a_picture_too(synthetic_result):
 
 def test_units_fit_the_numbers():
     assert [energy_text(pj) for pj in (0.5, 999, 1e3, 4.424e7, 2e9)] == [
-        "0.5 pJ", "999 pJ", "1 nJ", "44.2 µJ", "2 mJ",
+        "0.5 pJ", "999 pJ", "1.00 nJ", "44.2 µJ", "2.00 mJ",
     ]  # fmt: skip
     assert [size_text(b) for b in (12, 229_000, 4.65e6, 3e9)] == [
-        "12 B", "229 kB", "4.65 MB", "3 GB",
+        "12 B", "229 kB", "4.65 MB", "3.00 GB",
     ]  # fmt: skip
+
+
+def test_what_rounds_up_to_the_next_unit_is_written_in_it():
+    assert [energy_text(pj) for pj in (999.4, 999.7, 999_700)] == ["999 pJ", "1.00 nJ", "1.00 µJ"]
+    assert size_text(999_700) == "1.00 MB"
+
+
+def test_a_long_label_takes_no_digit_from_the_numbers(make_synthetic_result):
+    label = "percentile, probed at 2 bits, with the triples of another study"
+    text = text_of(render(make_synthetic_result(strategies={label: 0.01})))
+    assert "…" not in text
+    assert "32.0/32.0" in text
+    assert all(len(line) <= 80 for line in text.partition("capitals")[2].splitlines())
 
 
 @pytest.fixture
