@@ -14,6 +14,7 @@ _QUIET: Mapping[str, str] = {
     "RAY_AIR_NEW_OUTPUT": "0",  # only the older of Tune's two outputs can be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for the driver, not for Tune alone
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of many questions that fail alike, one is raised
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a strategy's relative paths mean what they mean in the driver
 }
 

@@ -235,9 +235,11 @@ def _finalists(
         whole = [m for m in histories[trial.id] if m.fidelity == 1.0]
         front = pareto_front([m for m in whole if respects(m, trial.budget.limits)], objectives)
         if not front:
+            asked = len(histories[trial.id])
             notes.append(
-                f"{trial.title}: none of its {len(histories[trial.id])} evaluations gave an "
-                f"accuracy within the budget"
+                f"{trial.title}: none of its {asked} evaluations gave an accuracy within the budget"
+                if asked
+                else f"{trial.title}: asked for no evaluation"
             )
         finalists += [_Finalist(trial, measurement) for measurement in front]
     return finalists, notes

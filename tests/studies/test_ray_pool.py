@@ -78,15 +78,18 @@ def test_answers_come_one_by_one_in_order(open_pool, requests):
         assert pool.history(TRIAL.id) == []
 
 
-def test_what_keeps_workers_from_starting_is_told_as_it_is(open_pool, requests, tiny_workload):
+def test_what_keeps_workers_from_starting_is_told_as_it_is(
+    open_pool, requests, tiny_workload, capfd
+):
     name = next(name for name in tiny_workload.state if name.endswith("weight"))
     broken = {**tiny_workload.state, name: np.full_like(tiny_workload.state[name], np.nan)}
     with (
         pytest.raises(ModelError, match="has weights that are not finite") as raised,
         open_pool(replace(tiny_workload, state=broken)) as pool,
     ):
-        pool.evaluate(requests[:2])
+        list(pool.each(requests[:2]))
     assert "Traceback" not in str(raised.value)
+    assert "Unhandled error" not in capfd.readouterr().err
 
 
 def test_more_threads_than_any_node_has_is_refused(open_pool):
