@@ -157,6 +157,8 @@ class BitSpace:
         Raises:
             SpaceError: Saying which layer has what, and what was expected.
         """
+        if not isinstance(allocation, BitAllocation):
+            raise SpaceError(f"expected a BitAllocation, got {type(allocation).__name__}")
         if allocation.layers != self._names:
             unlike = next(
                 (i for i, (a, b) in enumerate(zip(allocation.layers, self._names)) if a != b),  # noqa: B905

@@ -273,6 +273,7 @@ def test_an_allocation_outside_is_refused_with_the_place(layers):
         (good.replace("a", weight=[2, 4]), "a.weight takes one width, got 2 widths"),
         (good.replace("stem", activation=4), "stem.activation may be 8 bits, got 4"),
         (BitAllocation(["x"], [8], [8]), "for other layers"),
+        ([8, 4, 4, 8], "expected a BitAllocation, got list"),
     ]:
         with pytest.raises(SpaceError, match=message):
             space.validate(bad)
