@@ -630,7 +630,9 @@ def test_widths_that_no_allocation_combines_need_no_price():
     text = changed("weights: [2, 4, 8]", pairs).replace("[8, [4, 8]]", "[8]")
     text = text.replace("limits: {energy: 0.9}", "limits: {energy: 1}")
     spec = StudySpec.load(write(text), {("energy", "table"): "mpic"})
-    price_space(spec, LAYERS)
+    space, energy = price_space(spec, LAYERS)
+    assert space.size == 1
+    assert energy.costs(space.uniform(8)).energy_vs_w8a8 == 1.0
 
 
 def test_a_strategy_that_asks_for_widths_not_in_the_space_is_placed():
