@@ -21,7 +21,7 @@ from .front import (
     reference_point,
 )
 from .layer import FLOAT_BITS, Layer, LayerKind
-from .measurement import Measurement, Split
+from .measurement import METRICS, Measurement, Split
 from .objectives import DEFAULT_OBJECTIVES, OBJECTIVES, Objective, as_costs, objective
 from .space import BitSpace, Granularity
 
@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_OBJECTIVES",
     "FLOAT_BITS",
     "KNOWN_WIDTHS",
+    "METRICS",
     "OBJECTIVES",
     "BitAllocation",
     "BitSpace",

@@ -13,6 +13,20 @@ measured on ``test``."""
 _NULLABLE = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32", "energy_vs_w8a8")
 """Fields that may be NaN, for which JSON has no word; they are null there."""
 
+METRICS = (
+    "accuracy",
+    "accuracy_se",
+    "loss",
+    "energy_vs_w8a8",
+    "energy_vs_fp32",
+    "energy_pj",
+    "size_bytes",
+    "bops",
+    "mean_weight_bits",
+    "mean_activation_bits",
+)
+"""Fields of a `Measurement` that say how good and how dear an allocation is, wherever listed."""
+
 _MAY_BE_UNKNOWN = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32", "energy_vs_w8a8")
 """Fields that are NaN where there is no value; JSON has no NaN and gets null."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..spaces import Measurement, StudyError
+from ..spaces import METRICS, Measurement, StudyError
 from .requests import Request
 
 SCHEMA_VERSION = 1
@@ -23,21 +23,7 @@ SCHEMA_VERSION = 1
 
 TrialState = Literal["planned", "running", "done", "failed"]
 
-_BROWSED = (
-    "accuracy",
-    "accuracy_se",
-    "loss",
-    "energy_vs_w8a8",
-    "energy_vs_fp32",
-    "energy_pj",
-    "size_bytes",
-    "bops",
-    "mean_weight_bits",
-    "mean_activation_bits",
-    "samples",
-    "wall_s",
-    "error",
-)
+_BROWSED = (*METRICS, "samples", "wall_s", "error")
 """Fields of a measurement that have a column of their own, for those who browse."""
 
 _SCHEMA = f"""

@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..spaces import Measurement
+from ..spaces import METRICS, Measurement
 from .figures import write_figures
 from .mlflow_store import (
     artifact_root,
@@ -35,20 +35,6 @@ from .result import Point, StudyResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-METRICS = (
-    "accuracy",
-    "accuracy_se",
-    "loss",
-    "energy_vs_w8a8",
-    "energy_vs_fp32",
-    "energy_pj",
-    "size_bytes",
-    "bops",
-    "mean_weight_bits",
-    "mean_activation_bits",
-)
-"""Fields of a `Measurement` that are metrics of its run, under the same names."""
 
 EVALUATIONS_FILE = "evaluations.json"
 FIGURE_FOLDER = "figures"

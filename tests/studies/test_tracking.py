@@ -7,11 +7,11 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from bitfront.spaces import BitAllocation, StudyError
+from bitfront.spaces import METRICS, BitAllocation, StudyError
 from bitfront.studies.mlflow_store import connect, resolve_uri, without_password
 from bitfront.studies.mlflow_views import VIEW_TAG
 from bitfront.studies.result import StudyResult
-from bitfront.studies.tracking import METRICS, log_study
+from bitfront.studies.tracking import log_study
 
 # MLflow's own libraries address deprecation warnings to MLflow.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
