@@ -1,0 +1,380 @@
+"""Integer convolutions and linear layers: codes of 8 bits or fewer in, codes or float out.
+
+The products are oneDNN's, of unsigned activations and signed weights with a scale per output
+channel, summed in int32 without loss. Bias, activation and the quantization of the result to the
+next layer's grid are part of the same call wherever oneDNN has it so.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...spaces import Bits
+from ..quantized_layers import QuantizedWeightLayer
+from ..quantizers import CONTAINER_BITS, Grid, quantize
+
+Activation = Literal["none", "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh"]
+
+_LARGEST_CODE = 2**CONTAINER_BITS - 1
+_LARGEST_SUM = 2**31 - 1
+
+# At this size the distance of float32 numbers is 1: adding it rounds to the nearest integer, halves
+# to the even one as `quantize` does, and leaves the integer in the low bits of the sum.
+_ROUNDING = 1.5 * 2**23
+
+
+@dataclass(frozen=True, slots=True)
+class CodeGrid:
+    """A grid whose codes are unsigned 8-bit integers.
+
+    Attributes:
+        scale: Distance of neighbouring codes' values: ``value = scale * (code - zero_point)``.
+        zero_point: Code of zero, 0 to 255.
+        highest: Largest code, at most 255; the smallest is 0.
+        channel_bits: Width of every channel, a byte each, where they differ: the codes of a channel
+            of b bits are multiples of ``2**(8 - b)``.
+    """
+
+    scale: float
+    zero_point: int
+    highest: int
+    channel_bits: bytes | None = None
+
+
+def code_grid(grid: Grid, bits: Bits) -> CodeGrid:
+    """Return a grid of at most 8 bits with its codes moved to start at 0.
+
+    Args:
+        grid: What `tensor_grid` or `channel_grid` gives.
+        bits: The width it was made for, or the widths by channel.
+    """
+    widths = np.unique(bits)
+    scale, zero_point, lowest, highest = (
+        float(part.flatten()[0]) if isinstance(part, Tensor) else part
+        for part in (grid.scale, grid.zero_point, grid.lowest, grid.highest)
+    )
+    shifted = int(zero_point - lowest)
+    if len(widths) == 1:
+        return CodeGrid(scale, shifted, int(highest - lowest))
+    # The first channel's codes are every `step`-th of the container's.
+    widths = np.asarray(bits, dtype=np.uint8)
+    step = 2 ** (CONTAINER_BITS - int(widths[0]))
+    return CodeGrid(scale / step, shifted * step, _LARGEST_CODE, widths.tobytes())
+
+
+def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
+    """Quantize to the same codes as the reference.
+
+    Args:
+        x: float32, of any shape and memory format.
+        grid: The grid.
+        channel_axis: Axis of per-channel widths.
+
+    Returns:
+        Codes in uint8, in the memory format of `x`.
+    """
+    if grid.channel_bits is not None:
+        return _to_channel_codes(x, grid, channel_axis)
+    low = _ROUNDING - grid.zero_point
+    rounded = x.div(grid.scale).add_(_ROUNDING).clamp_(low, low + grid.highest)
+    # Modulo 256 the sum's bits are the code less the zero point, because those of 1.5 * 2^23 are 0.
+    return rounded.view(torch.int32).to(torch.uint8).add_(grid.zero_point)
+
+
+def from_codes(codes: Tensor, grid: CodeGrid) -> Tensor:
+    """Return the float32 values of uint8 codes."""
+    return codes.to(torch.float32).sub_(grid.zero_point).mul_(grid.scale)
+
+
+class _ChannelParts(NamedTuple):
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    step: Tensor
+
+
+@functools.lru_cache(maxsize=1024)
+def _channel_parts(grid: CodeGrid, axis: int, dim: int) -> _ChannelParts:
+    shape = [1] * dim
+    shape[axis] = -1
+    assert grid.channel_bits is not None
+    bits = torch.tensor(list(grid.channel_bits)).view(shape)
+    step = 2 ** (CONTAINER_BITS - bits)
+    low = (_ROUNDING - grid.zero_point // step).float()
+    return _ChannelParts(
+        (grid.scale * step).float(), low, low + (2**bits - 1), step.to(torch.uint8)
+    )
+
+
+def _to_channel_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
+    scale, low, high, step = _channel_parts(grid, channel_axis, x.dim())
+    rounded = x.div(scale).add_(_ROUNDING).clamp_(low, high)
+    return rounded.view(torch.int32).to(torch.uint8).mul_(step).add_(grid.zero_point)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """The weights of a layer in the order in which a kernel reads them.
+
+    Attributes:
+        packed: The codes.
+        scales: Scale of every output channel, float32.
+        zero_points: Zeros, int32: the grids are symmetric.
+        nbytes: Memory held.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    zero_points: Tensor
+    nbytes: int
+
+
+def weight_codes(layer: QuantizedWeightLayer, bits: Bits) -> tuple[Tensor, Tensor]:
+    """Return the codes (int8) and scales (float32, by output channel) of a layer's weights.
+
+    Args:
+        layer: The layer.
+        bits: One width of at most 8 bits, or one per output channel.
+
+    Raises:
+        ModelError: If a weight is not finite.
+    """
+    with torch.no_grad():
+        weight: Tensor = layer.inner.weight  # type: ignore[assignment]
+        grid = layer.weight_grid(weight, bits)
+        assert isinstance(grid.scale, Tensor)
+        return quantize(weight, grid).to(torch.int8), grid.scale.flatten()
+
+
+def pack_conv(codes: Tensor, scales: Tensor, module: nn.Conv2d, grid: CodeGrid) -> PackedWeight:
+    """Pack the weights of a convolution.
+
+    Args:
+        codes: int8, in the shape of the module's weight.
+        scales: float32, by output channel.
+        module: Where stride, padding, dilation and groups are read.
+        grid: Of the input: the packed weights depend on its zero point.
+    """
+    packed = torch.ops.onednn.qconv_prepack(
+        codes, scales, grid.scale, grid.zero_point, *_geometry(module), None
+    )
+    return _packed(packed, scales)
+
+
+def pack_linear(codes: Tensor, scales: Tensor) -> PackedWeight:
+    """Pack the weights of a linear layer.
+
+    Args:
+        codes: int8, ``out x in``.
+        scales: float32, by output channel.
+    """
+    return _packed(torch.ops.onednn.qlinear_prepack(codes, None), scales)
+
+
+def _packed(packed: Tensor, scales: Tensor) -> PackedWeight:
+    zero_points = torch.zeros(len(scales), dtype=torch.int32)
+    nbytes = torch.ops.mkldnn._nbytes(packed) + scales.nbytes + zero_points.nbytes
+    return PackedWeight(packed, scales, zero_points, nbytes)
+
+
+def conv(
+    codes: Tensor,
+    grid: CodeGrid,
+    weight: PackedWeight,
+    module: nn.Conv2d,
+    activation: Activation,
+    output: CodeGrid | None,
+    accumulate: Tensor | None = None,
+) -> Tensor:
+    """Convolve codes.
+
+    Args:
+        codes: uint8, ``images x channels x height x width``; fastest in channels_last.
+        grid: Of the input.
+        weight: From `pack_conv`, for this grid.
+        module: Where the bias, stride, padding, dilation and groups are read.
+        activation: Applied to the result.
+        output: Grid of the codes to return, one width for all channels; None for float32.
+        accumulate: float32 in the shape of the result, added before the activation; may be
+            overwritten. Without `output` only.
+
+    Returns:
+        The result in channels_last, float32 or uint8.
+    """
+    sum_only = accumulate is not None and activation not in ("none", "relu")
+    if sum_only or activation in ("gelu", "gelu_tanh"):
+        return _finish(
+            conv(codes, grid, weight, module, "none", None, accumulate), activation, output, -3
+        )
+    x = (codes, grid.scale, grid.zero_point, weight.packed, weight.scales, weight.zero_points)
+    post_op = _post_op(activation, output)
+    if accumulate is not None:
+        out: Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
+            *x, accumulate, module.bias, *_geometry(module), 1.0, 0, torch.float32, 1.0, 0,
+            "sum", 1.0, *post_op,
+        )  # fmt: skip
+        return out
+    out = torch.ops.onednn.qconv_pointwise(
+        *x, module.bias, *_geometry(module), *_target(output), *post_op
+    )
+    return _below(out, output)
+
+
+def linear(
+    codes: Tensor,
+    grid: CodeGrid,
+    weight: PackedWeight,
+    bias: Tensor | None,
+    activation: Activation,
+    output: CodeGrid | None,
+    accumulate: Tensor | None = None,
+) -> Tensor:
+    """Multiply codes by the weights of a linear layer.
+
+    Args:
+        codes: uint8, features last.
+        grid: Of the input.
+        weight: From `pack_linear`.
+        bias: float32 by output feature, or None.
+        activation: Applied to the result.
+        output: Grid of the codes to return, one width for all features; None for float32.
+        accumulate: float32 in the shape of the result, added before the activation; may be
+            overwritten. Without `output` only.
+
+    Returns:
+        The result, float32 or uint8.
+    """
+    if accumulate is not None and activation not in ("none", "relu"):
+        return _finish(
+            linear(codes, grid, weight, bias, "none", None, accumulate), activation, output, -1
+        )
+    x = (codes, grid.scale, grid.zero_point, weight.packed, weight.scales, weight.zero_points)
+    post_op = _post_op(activation, output)
+    if accumulate is not None:
+        out: Tensor = torch.ops.onednn.qlinear_pointwise.binary(
+            *x, accumulate, bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, *post_op
+        )
+        return out
+    out = torch.ops.onednn.qlinear_pointwise(*x, bias, *_target(output), *post_op)
+    return _below(out, output)
+
+
+_PostOp = tuple[str, list[float], str]
+_CLIPS: dict[str, tuple[float, float]] = {
+    "none": (-math.inf, math.inf),
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+}
+_CURVES: dict[str, _PostOp] = {
+    "hardswish": ("hardswish", [], ""),
+    "silu": ("swish", [], ""),
+    "gelu": ("gelu", [], "none"),
+    "gelu_tanh": ("gelu", [], "tanh"),
+}
+
+
+def _post_op(activation: Activation, output: CodeGrid | None) -> _PostOp:
+    """Return oneDNN's name of an activation; one that clips also clips to the output's grid."""
+    if activation in _CURVES:
+        return _CURVES[activation]
+    low, high = _CLIPS[activation]
+    if output is not None and output.highest < _LARGEST_CODE:
+        low = max(low, -output.scale * output.zero_point)
+        high = min(high, output.scale * (output.highest - output.zero_point))
+    if math.isfinite(high):
+        return "hardtanh", [low, high], ""
+    return ("relu" if low == 0.0 else "none"), [], ""
+
+
+def _target(output: CodeGrid | None) -> tuple[float, int, torch.dtype]:
+    if output is None:
+        return 1.0, 0, torch.float32
+    return output.scale, output.zero_point, torch.uint8
+
+
+def _below(out: Tensor, output: CodeGrid | None) -> Tensor:
+    """Clamp codes that only the range of uint8 has limited so far."""
+    if output is None or output.highest == _LARGEST_CODE:
+        return out
+    return out.clamp_(max=output.highest)
+
+
+def _finish(
+    out: Tensor, activation: Activation, output: CodeGrid | None, channel_axis: int
+) -> Tensor:
+    """Apply what the call itself could not."""
+    if activation == "relu6":
+        out = F.relu6(out, inplace=True)
+    elif activation == "hardswish":
+        out = F.hardswish(out, inplace=True)
+    elif activation == "silu":
+        out = F.silu(out, inplace=True)
+    else:
+        out = F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
+    return out if output is None else to_codes(out, output, channel_axis)
+
+
+def _geometry(module: nn.Conv2d) -> tuple[list[int], list[int], list[int], int]:
+    padding = _padding(module)
+    assert padding is not None
+    return list(module.stride), padding, list(module.dilation), module.groups
+
+
+def _padding(module: nn.Conv2d) -> list[int] | None:
+    """Return the padding of both axes; None if the two sides of one differ."""
+    if module.padding == "valid":
+        return [0, 0]
+    if isinstance(module.padding, str):
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return None if any(total % 2 for total in totals) else [total // 2 for total in totals]
+    return list(module.padding)
+
+
+def supports(layer: QuantizedWeightLayer) -> str | None:
+    """Return why the kernels cannot compute a layer, or None if they can."""
+    inner = layer.inner
+    if type(inner).forward is nn.Conv2d.forward:
+        assert isinstance(inner, nn.Conv2d)
+        if type(inner)._conv_forward is not nn.Conv2d._conv_forward:
+            return "it has its own convolution"
+        if inner.padding_mode != "zeros":
+            return f"its padding mode is {inner.padding_mode!r}"
+        if _padding(inner) is None:
+            return "its padding differs from side to side"
+    elif type(inner).forward is not nn.Linear.forward:
+        return "it has its own forward"
+    weight: Tensor = inner.weight  # type: ignore[assignment]
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        return f"its weights are {weight.dtype} on {weight.device.type}"
+    if weight[0].numel() * _LARGEST_CODE * 2 ** (CONTAINER_BITS - 1) > _LARGEST_SUM:
+        return "its sums of products may not fit in 32 bits"
+    return None
+
+
+@functools.cache
+def available() -> str | None:
+    """Return why the kernels cannot run with this build on this CPU, or None if they can."""
+    if not torch.backends.mkldnn.is_available():
+        return "torch was built without oneDNN"
+    names = ("qconv_prepack", "qconv_pointwise", "qconv2d_pointwise", "qlinear_pointwise")
+    if not all(hasattr(torch.ops.onednn, name) for name in names):
+        return "this version of torch lacks oneDNN's quantized operations"
+    # Without these instructions pairs of products are summed in 16 bits, with saturation.
+    if not torch.cpu._is_vnni_supported():
+        return "the CPU has no instructions for products of 8-bit integers (AVX512-VNNI)"
+    return None if _sums_are_exact() else "the quantized convolution of this build is not exact"
+
+
+def _sums_are_exact() -> bool:
+    module = nn.Conv2d(8, 1, 1, bias=False)
+    codes = torch.full((1, 8, 2, 2), 255, dtype=torch.uint8)
+    grid = CodeGrid(1.0, 3, 255)
+    weight = pack_conv(torch.full((1, 8, 1, 1), 127, dtype=torch.int8), torch.ones(1), module, grid)
+    out = conv(codes, grid, weight, module, "none", None)
+    return bool((out == 8 * (255 - 3) * 127).all())
