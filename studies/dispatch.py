@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from ..spaces import EvaluationError, Measurement
 from .requests import Request
 
 MAX_BATCH = 16
-"""Most requests in one call: what a lost worker loses, and what a watcher waits for."""
+"""Most requests in one call: those that can share work, and the most a lost worker loses."""
 
 MAX_ATTEMPTS = 3
 """After so many lost workers a request is taken for what kills them."""
@@ -26,11 +26,11 @@ class AsyncWorker(Protocol):
     async def ready(self) -> None:
         """Return once it can measure; called first, and again after every loss."""
 
-    async def measure(self, requests: Sequence[Request]) -> list[Measurement]:
-        """Return one measurement per request.
+    def measure(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Measurement]]:
+        """Yield the measurement of every request with its index, each as soon as it is there.
 
         Raises:
-            WorkerLostError: If it died meanwhile.
+            WorkerLostError: If it died meanwhile; what it yielded before counts.
         """
         ...
 
@@ -45,9 +45,9 @@ class _Job:
 class Dispatcher:
     """Keeps workers busy with what is asked.
 
-    Requests go to whoever is free, several at once while many are waiting. Those of a lost worker
-    go back to the head of the queue and are tried one at a time, so that a request that kills its
-    worker takes no other with it.
+    Requests go to whoever is free, several at once while many are waiting. Those that a lost worker
+    had not answered go back to the head of the queue and are tried one at a time, so that a request
+    that kills its worker takes no other with it.
 
     Args:
         workers: Who measures.
@@ -87,15 +87,15 @@ class Dispatcher:
             while True:
                 jobs = await self._take()
                 try:
-                    answers = await worker.measure([job.request for job in jobs])
+                    async for index, answer in worker.measure([job.request for job in jobs]):
+                        _resolve(jobs[index], answer)
                 except WorkerLostError:
-                    self._put_back(jobs)
+                    self._put_back([job for job in jobs if not job.answer.done()])
                     await worker.ready()
                 except Exception as error:  # a fault of ours; those who asked must hear of it
-                    _resolve_all(jobs, error)
+                    _fail(jobs, error)
                 else:
-                    for job, answer in zip(jobs, answers, strict=True):
-                        _resolve(job, answer)
+                    _fail(jobs, EvaluationError("the worker ended without an answer"))
         except Exception as error:  # it cannot be made ready
             self._retire(asyncio.current_task(), error)
 
@@ -124,7 +124,7 @@ class Dispatcher:
         if not self._serving:
             is_ours = isinstance(error, ValueError)
             self._broken = error if is_ours else EvaluationError(f"no worker is left: {error}")
-            _resolve_all(self._waiting, self._broken)
+            _fail(self._waiting, self._broken)
             self._waiting.clear()
 
 
@@ -133,7 +133,8 @@ def _resolve(job: _Job, answer: Measurement) -> None:
         job.answer.set_result(answer)
 
 
-def _resolve_all(jobs: Sequence[_Job] | deque[_Job], error: Exception) -> None:
+def _fail(jobs: Iterable[_Job], error: Exception) -> None:
+    """Tell those who have no answer yet that there will be none."""
     for job in jobs:
         if not job.answer.done():
             job.answer.set_exception(error)

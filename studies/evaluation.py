@@ -1,7 +1,7 @@
 """Measuring allocations: the one place where accuracies come from."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..models.evaluate import evaluate, first_nonfinite
 from ..models.images import ImageSet
@@ -28,13 +28,15 @@ class Worker:
         with fixed_threads(threads):
             self._model = workload.quantized_model()
 
-    def measure(self, requests: Sequence[Request]) -> list[Measurement]:
-        """Return one measurement per request, in the same order.
+    def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
+        """Yield the measurement of every request with its index, each as soon as it is there.
 
         What cannot be measured comes back as a measurement that `Measurement.failed`.
         """
-        with fixed_threads(self._threads):
-            return [self._measure(request) for request in requests]
+        for index, request in enumerate(requests):
+            with fixed_threads(self._threads):  # not while whoever takes the answer computes
+                answer = self._measure(request)
+            yield index, answer
 
     def _measure(self, request: Request) -> Measurement:
         energy, started = self._workload.energy, time.perf_counter()

@@ -107,7 +107,7 @@ class LocalPool:
     def _measure(self, request: Request) -> Measurement:
         if self._worker is None:
             self._worker = Worker(self._workload, self._threads)
-        (measurement,) = self._worker.measure([request])
+        ((_, measurement),) = self._worker.measure([request])
         self._record.add(measurement)
         return measurement
 

@@ -6,14 +6,20 @@ object store, where a node has them once.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..spaces import Measurement, StudyError
@@ -30,6 +36,9 @@ if TYPE_CHECKING:  # torch stays out of processes that hold no network
     from .workload import Workload
 
 TRIALS_FOLDER = "trials"
+
+_LOST = (RayActorError, NodeDiedError, OutOfMemoryError, ObjectLostError)
+"""What is raised for a worker, or an answer of it, that is gone with its process or node."""
 
 _CALLS_AT_ONCE = 10_000
 """Of the coordinator: one for every trial, and one from the driver."""
@@ -50,9 +59,9 @@ class _WorkerActor:
         keep_freed_memory()
         self._worker = Worker(self._workload, self._threads)
 
-    def measure(self, requests: Sequence[Request]) -> list[Measurement]:
-        """Return one measurement per request."""
-        return self._worker.measure(requests)
+    def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
+        """Yield measurements with the indices of their requests; Ray streams what is yielded."""
+        yield from self._worker.measure(requests)
 
 
 class _RemoteWorker:
@@ -68,13 +77,15 @@ class _RemoteWorker:
         except RayTaskError as error:
             raise error.cause from None
 
-    async def measure(self, requests: Sequence[Request]) -> list[Measurement]:
-        """Return one measurement per request, or say that the actor is lost."""
+    async def measure(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Measurement]]:
+        """Yield measurements as they are there, or say that the actor is lost."""
         try:
-            measurements: list[Measurement] = await self._actor.measure.remote(requests)
-        except (RayActorError, NodeDiedError, OutOfMemoryError) as error:
+            async for reference in self._actor.measure.remote(requests):
+                yield await reference
+        except _LOST as error:
             raise WorkerLostError from error
-        return measurements
+        except RayTaskError as error:
+            raise error.cause from None
 
 
 class _Coordinator:

@@ -22,7 +22,10 @@ def answer(asked):
 
 
 class Worker:
-    """Answers after a turn of the loop; dies of poison, and on the calls it is told to."""
+    """Answers one a turn of the loop; dies of poison, and at the end of calls it is told to.
+
+    In a call that it dies of it answers all but the last request.
+    """
 
     def __init__(self, dies_on=(), cannot_start=None):
         self.batches = []
@@ -37,10 +40,12 @@ class Worker:
 
     async def measure(self, requests):
         self.batches.append(list(requests))
-        await asyncio.sleep(0)
-        if POISON in requests or len(self.batches) in self.dies_on:
-            raise WorkerLostError
-        return [answer(asked) for asked in requests]
+        dies = len(self.batches) in self.dies_on
+        for index, asked in enumerate(requests):
+            await asyncio.sleep(0)
+            if asked == POISON or (dies and index == len(requests) - 1):
+                raise WorkerLostError
+            yield index, answer(asked)
 
 
 def ask(workers, requests):
@@ -80,6 +85,53 @@ def test_what_a_lost_worker_had_is_answered_by_another_or_after_its_return():
     assert [w.starts for w in workers] == [2, 3]
 
 
+def test_what_a_worker_answered_before_it_was_lost_is_not_measured_again():
+    worker = Worker(dies_on={1})
+    requests = [request(i) for i in range(50)]
+    assert ask([worker], requests) == [answer(r) for r in requests]
+    first = worker.batches[0]
+    assert len(first) == MAX_BATCH
+    assert worker.batches[1] == first[-1:]
+    times = Counter(r for batch in worker.batches for r in batch)
+    assert [r for r in requests if times[r] > 1] == first[-1:]
+
+
+def test_an_answer_arrives_while_the_worker_is_at_the_next():
+    class Slow(Worker):
+        def __init__(self):
+            super().__init__()
+            self.may_end = asyncio.Event()
+
+        async def measure(self, requests):
+            async for answered in super().measure(requests):
+                yield answered
+                if len(requests) > 1:
+                    await self.may_end.wait()
+
+    async def main():
+        worker = Slow()
+        dispatcher = Dispatcher([worker], lambda asked: failed(asked, ENERGY, "gave up"))
+        dispatcher.start()
+        asked = [asyncio.create_task(dispatcher.measure(request(i))) for i in range(5)]
+        assert await asyncio.wait_for(asked[0], 5) == answer(request(0))
+        assert len(worker.batches[0]) == 2
+        assert not asked[1].done()
+        worker.may_end.set()
+        await asyncio.wait_for(asyncio.gather(*asked), 5)
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_ends_without_an_answer_is_a_fault():
+    class Forgetful(Worker):
+        async def measure(self, requests):
+            for index, asked in enumerate(requests[:-1]):
+                yield index, answer(asked)
+
+    (fault,) = ask([Forgetful()], [request(0)])
+    assert isinstance(fault, EvaluationError)
+
+
 def test_a_request_that_kills_its_workers_fails_alone():
     workers = [Worker(), Worker()]
     requests = [*(request(i) for i in range(40)), POISON, *(request(i) for i in range(40, 80))]
@@ -107,7 +159,8 @@ def test_a_fault_in_a_call_reaches_who_asked_and_no_one_else():
         async def measure(self, requests):
             if POISON in requests:
                 raise KeyError("fault")
-            return await super().measure(requests)
+            async for answered in super().measure(requests):
+                yield answered
 
     first, second = ask([Faulty()], [POISON, request(0)])
     assert isinstance(first, KeyError)
