@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
+from ..spaces import BitAllocation
+from .engine import Engine
 from .images import ImageSet
 from .quantized import QuantizedModel
 from .quantized_layers import QuantizedLayer
@@ -55,21 +58,66 @@ def evaluate(
         batch_size: Images per forward pass.
         limit: Take only the first so many images.
     """
-    started = time.perf_counter()
     training = model.training
     model.eval()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    correct = samples = 0
-    loss_sum, finite = 0.0, True
-    for x, labels in images.batches(batch_size, limit):
-        x, labels = x.to(device), labels.to(device)
-        logits = model(x).double()
-        finite = finite and bool(torch.isfinite(logits).all())
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        loss_sum += float(cross_entropy(logits, labels, reduction="sum"))
-        samples += len(labels)
+    (counts,) = _count(lambda x: [model(x)], 1, images.batches(batch_size, limit), device)
     model.train(training)
-    return Counts(correct, loss_sum, samples, time.perf_counter() - started, finite)
+    return counts
+
+
+def evaluate_each(
+    engine: Engine,
+    allocations: Sequence[BitAllocation | None],
+    images: ImageSet,
+    batch_size: int,
+    limit: int | None = None,
+) -> list[Counts]:
+    """Return the counts of several allocations, from one pass over the images.
+
+    What the allocations have in common from the first layer on is computed once, and the wall time
+    of the pass is shared equally. The other counts are those of each allocation alone.
+
+    Args:
+        engine: Runs the network.
+        allocations: The widths of each; None for float.
+        images: What to classify.
+        batch_size: Images per forward pass.
+        limit: Take only the first so many images.
+
+    Raises:
+        NonFiniteError: If a layer is given values that are not finite.
+    """
+    run = engine.prepare(allocations)
+    batches = images.batches(batch_size, limit)
+    return _count(run, len(allocations), batches, torch.device("cpu"))
+
+
+def _count(
+    run: Callable[[Tensor], Sequence[Tensor]],
+    networks: int,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+) -> list[Counts]:
+    """Count what several networks make of the same images."""
+    started = time.perf_counter()
+    correct, loss_sums, finite = [0] * networks, [0.0] * networks, [True] * networks
+    samples = 0
+    for x, labels in batches:
+        x, labels = x.to(device), labels.to(device)
+        for number, logits in enumerate(run(x)):
+            exact = logits.double()
+            finite[number] = finite[number] and bool(torch.isfinite(exact).all())
+            correct[number] += int((exact.argmax(dim=1) == labels).sum())
+            loss_sums[number] += float(cross_entropy(exact, labels, reduction="sum"))
+        samples += len(labels)
+    wall_s = (time.perf_counter() - started) / networks
+    return [
+        Counts(*counts)
+        for counts in zip(
+            correct, loss_sums, [samples] * networks, [wall_s] * networks, finite, strict=True
+        )
+    ]
 
 
 @torch.inference_mode()

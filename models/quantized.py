@@ -17,8 +17,9 @@ from .attention import expose_matmuls
 from .config import QuantizerConfig
 from .fold import fold_batch_norms
 from .profile import is_quantizable
-from .quantized_layers import QuantizedLayer, QuantizedMatMul, QuantizedWeightLayer, WeightCache
+from .quantized_layers import QuantizedLayer, QuantizedMatMul, QuantizedWeightLayer
 from .surgery import replace_modules
+from .weight_cache import WeightCache
 
 Batch = Tensor | tuple[Tensor, Tensor]
 """Images, or images with their labels."""
@@ -59,7 +60,7 @@ class QuantizedModel(nn.Module):
         self._allocation: BitAllocation | None = None
         network = expose_matmuls(copy.deepcopy(model)).eval()
         modules = dict(network.named_modules())
-        cache = WeightCache(cache_bytes)
+        cache = WeightCache[Tensor](cache_bytes)
         self._quantized = {
             layer.name: _wrapped(modules, layer, self.config, cache) for layer in self.layers
         }
@@ -113,11 +114,11 @@ class QuantizedModel(nn.Module):
             ModelError: If the allocation is for other layers or channels, or if the model is not
                 calibrated.
         """
+        self.check(allocation)
         if allocation is None:
             for layer in self._quantized.values():
                 layer.weight_bits, layer.activation_bits = FLOAT_BITS, FLOAT_BITS
         else:
-            self._check(allocation)
             for layer, weight, activation in zip(
                 self._quantized.values(), allocation.weights, allocation.activations, strict=True
             ):
@@ -126,10 +127,12 @@ class QuantizedModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images at the widths in force."""
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=self._memory_format)
-        logits: Tensor = self.network(x)
+        logits: Tensor = self.network(self.arranged(x))
         return logits
+
+    def arranged(self, x: Tensor) -> Tensor:
+        """Return images in the memory format that the network computes in."""
+        return x.contiguous(memory_format=self._memory_format) if x.dim() == 4 else x
 
     def _prepare(self, example: Tensor) -> None:
         """Make the network faster in ways that need to see its data flow; once."""
@@ -168,7 +171,14 @@ class QuantizedModel(nn.Module):
         if unseen:
             raise ModelError(f"layer {unseen[0]!r} was not called on the calibration images")
 
-    def _check(self, allocation: BitAllocation) -> None:
+    def check(self, allocation: BitAllocation | None) -> None:
+        """Check that `set_allocation` would accept an allocation.
+
+        Raises:
+            ModelError: If it would not.
+        """
+        if allocation is None:
+            return
         if allocation.layers != self._names:
             raise ModelError(_first_difference(self._names, allocation.layers))
         for layer, weight, activation in zip(
@@ -187,7 +197,10 @@ def images_of(batch: Batch) -> Tensor:
 
 
 def _wrapped(
-    modules: Mapping[str, nn.Module], layer: Layer, config: QuantizerConfig, cache: WeightCache
+    modules: Mapping[str, nn.Module],
+    layer: Layer,
+    config: QuantizerConfig,
+    cache: WeightCache[Tensor],
 ) -> QuantizedLayer:
     module = modules.get(layer.name)
     if module is None or not is_quantizable(module):

@@ -4,7 +4,6 @@ A layer stands in the place of the module it wraps and computes with it. Its ref
 is `QuantizedLayer.compute`; a faster one for some widths has to agree with it.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,40 +16,7 @@ from ..spaces import FLOAT_BITS, Bits, Layer, ModelError
 from .config import QuantizerConfig
 from .observers import Histogram, Range, activation_range, weight_fraction
 from .quantizers import Grid, channel_grid, fake_quantize, tensor_grid, weight_grid
-
-
-class WeightCache:
-    """Quantized weights by layer and widths, the least recently used dropped beyond a size.
-
-    Copies and pickles are empty.
-
-    Args:
-        limit_bytes: Most bytes kept.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.size_bytes = 0
-        self._entries: OrderedDict[tuple[str, bytes], tuple[object, Tensor]] = OrderedDict()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return WeightCache, (self.limit_bytes,)
-
-    def get(self, layer: str, bits: Bits, state: object, make: Callable[[], Tensor]) -> Tensor:
-        """Return the entry of a layer and widths, made anew if the layer's state is another."""
-        key = (layer, np.asarray(bits, dtype=np.uint8).tobytes())
-        if (found := self._entries.pop(key, None)) is not None:
-            if found[0] == state:
-                self._entries[key] = found
-                return found[1]
-            self.size_bytes -= found[1].nbytes
-        made = make()
-        self._entries[key] = (state, made)
-        self.size_bytes += made.nbytes
-        while self.size_bytes > self.limit_bytes:
-            _, (_, dropped) = self._entries.popitem(last=False)
-            self.size_bytes -= dropped.nbytes
-        return made
+from .weight_cache import WeightCache
 
 
 class ActivationQuantizer:
@@ -192,7 +158,7 @@ class QuantizedWeightLayer(QuantizedLayer):
     """
 
     def __init__(
-        self, inner: nn.Module, layer: Layer, config: QuantizerConfig, cache: WeightCache
+        self, inner: nn.Module, layer: Layer, config: QuantizerConfig, cache: WeightCache[Tensor]
     ) -> None:
         super().__init__(inner, layer, config)
         self._cache = cache
@@ -202,7 +168,10 @@ class QuantizedWeightLayer(QuantizedLayer):
         self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
     ) -> Tensor:
         """Return the output for quantized input and weights."""
-        x = self.left(operands[0], activation_bits)
+        return self.product(self.left(operands[0], activation_bits), weight_bits)
+
+    def product(self, x: Tensor, weight_bits: Bits) -> Tensor:
+        """Return the output for quantized weights and an input as it is."""
         inner = self.inner
         if isinstance(weight_bits, int) and weight_bits == FLOAT_BITS:
             out: Tensor = inner(x)
@@ -242,7 +211,7 @@ class QuantizedWeightLayer(QuantizedLayer):
             return weight_grid(column, bits)
 
     def _fraction(self, weight: Tensor, bits: int) -> Tensor:
-        state, found = self._state(), self._fractions.get(bits)
+        state, found = self.weight_state(), self._fractions.get(bits)
         if found is None or not (found[0] == state or torch.is_grad_enabled()):
             found = state, weight_fraction(weight, bits, self.config.weight_observer)
             self._fractions[bits] = found
@@ -256,10 +225,11 @@ class QuantizedWeightLayer(QuantizedLayer):
 
         if torch.is_grad_enabled() and weight.requires_grad:
             return fake_quantize(weight, self.weight_grid(weight, bits))
-        return self._cache.get(self.layer.name, bits, self._state(), make)
+        key = (self.layer.name, np.asarray(bits, dtype=np.uint8).tobytes())
+        return self._cache.get(key, self.weight_state(), make)
 
-    def _state(self) -> tuple[tuple[int, int], ...]:
-        """What changes when the weights do."""
+    def weight_state(self) -> tuple[tuple[int, int], ...]:
+        """Return what changes when the weights do."""
         return tuple((p._version, p.data_ptr()) for p in self.inner.parameters())
 
 

@@ -1,0 +1,207 @@
+"""A quantized network on integer kernels."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...spaces import FLOAT_BITS, BitAllocation
+from ..quantized import QuantizedModel
+from ..quantized_layers import QuantizedWeightLayer
+from .check import disagreements
+from .graph import Graph, TraceError, trace
+from .kernels import available, supports
+from .plan import Plan, costs, make_plan, shared_steps
+from .run import run_each
+from .weights import PackedWeights
+
+_WORTH_SHARING = 0.05
+"""Share of the multiply-accumulates that plans must have in common to be run together."""
+
+Run = Callable[[Tensor], list[Tensor]]
+"""From images to the logits of each of several allocations."""
+
+
+class EngineWarning(UserWarning):
+    """Something runs on the reference path that could have run on integer kernels."""
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What runs where.
+
+    Attributes:
+        integer: Layers that run on integer kernels where they have at most 8 bits.
+        reference: Why the others do not, by name.
+    """
+
+    integer: tuple[str, ...]
+    reference: Mapping[str, str]
+
+
+class Engine:
+    """Runs a `QuantizedModel` with integer kernels wherever an allocation allows it.
+
+    A layer runs on integer kernels if its weights and its input have at most 8 bits and a kernel
+    can compute it; every other operation runs as the model has it. The model stays the definition
+    of correct: every layer is compared with it once, on the same codes, and computes by it from
+    then on, with a warning, if the two disagree. From one end of a network to the other the two
+    differ by the few codes that a different last bit moves over a rounding boundary.
+
+    It is for inference: there are no gradients. Weights may change between calls; after another
+    `QuantizedModel.calibrate` a new engine is needed.
+
+    Args:
+        model: The calibrated network.
+        example: A few images for the comparison.
+        cache_bytes: Most memory for packed weights.
+        shared_bytes: Most memory for values that several allocations share; see `prepare`.
+
+    Attributes:
+        model: The network.
+        report: What runs where.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        example: Tensor,
+        *,
+        cache_bytes: int = 256 * 2**20,
+        shared_bytes: int = 256 * 2**20,
+    ) -> None:
+        self.model = model
+        self._shared_bytes = shared_bytes
+        self._weights = PackedWeights(cache_bytes)
+        self._graph: Graph | None = None
+        with torch.inference_mode():
+            reasons = self._reasons(example)
+        names = [layer.name for layer in model.layers]
+        self.report = EngineReport(tuple(name for name in names if name not in reasons), reasons)
+
+    def forward(self, x: Tensor, allocation: BitAllocation | None) -> Tensor:
+        """Return the logits of a batch of images.
+
+        Args:
+            x: Images.
+            allocation: The widths; None for float.
+
+        Raises:
+            ModelError: If the allocation is not for this network.
+            NonFiniteError: If a layer is given values that are not finite.
+        """
+        return self.prepare([allocation])(x)[0]
+
+    def forward_each(self, x: Tensor, allocations: Sequence[BitAllocation | None]) -> list[Tensor]:
+        """Return the logits of several allocations; see `prepare`."""
+        return self.prepare(allocations)(x)
+
+    def prepare(self, allocations: Sequence[BitAllocation | None]) -> Run:
+        """Return a function from images to the logits of each of several allocations.
+
+        The logits are bit for bit those of each allocation alone. What allocations have in common
+        from the first layer on is computed once.
+
+        Args:
+            allocations: The widths of each; None for float.
+
+        Raises:
+            ModelError: If one is not for this network.
+        """
+        for allocation in allocations:
+            self.model.check(allocation)
+        if self._graph is None:
+            return lambda x: [self._by_reference(x, allocation) for allocation in allocations]
+        plans = [self._plan(allocation) for allocation in allocations]
+        return lambda x: self._run(plans, x)
+
+    def together(self, allocations: Sequence[BitAllocation | None]) -> list[list[int]]:
+        """Return groups of allocations that are worth preparing together, by their numbers."""
+        if self._graph is None:
+            return [[number] for number in range(len(allocations))]
+        plans = [self._plan(allocation) for allocation in allocations]
+        groups: list[list[int]] = []
+        for number, plan in enumerate(plans):
+            if groups and _common_share(plans[groups[-1][-1]], plan) >= _WORTH_SHARING:
+                groups[-1].append(number)
+            else:
+                groups.append([number])
+        return groups
+
+    @torch.inference_mode()
+    def _run(self, plans: Sequence[Plan], x: Tensor) -> list[Tensor]:
+        return run_each(plans, self.model.arranged(x), shared_bytes=self._shared_bytes)
+
+    @torch.inference_mode()
+    def _by_reference(self, x: Tensor, allocation: BitAllocation | None) -> Tensor:
+        before = self.model.allocation
+        self.model.set_allocation(allocation)
+        try:
+            logits: Tensor = self.model(x)
+            return logits
+        finally:
+            self.model.set_allocation(before)
+
+    def _plan(self, allocation: BitAllocation | None) -> Plan:
+        assert self._graph is not None
+        widths = allocation or BitAllocation.uniform(self.model.layers, FLOAT_BITS)
+        return make_plan(self._graph, widths, frozenset(self.report.integer), self._weights)
+
+    def _reasons(self, example: Tensor) -> dict[str, str]:
+        """Find out which layers cannot run on integer kernels, and why."""
+        layers = self.model.quantized_layers
+        if (reason := available()) is not None:
+            warnings.warn(f"no integer kernels: {reason}", EngineWarning, stacklevel=3)
+            return dict.fromkeys(layers, reason)
+        try:
+            self._graph = trace(self.model.network, self.model.arranged(example))
+        except TraceError as error:
+            warnings.warn(f"the network is not traced: {error}", EngineWarning, stacklevel=3)
+            return dict.fromkeys(layers, f"the network is not traced: {error}")
+        reasons = {
+            name: reason
+            for name, layer in layers.items()
+            if (reason := _unsupported(layer)) is not None
+        }
+        return reasons | self._disagreeing(example, frozenset(set(layers) - set(reasons)))
+
+    def _disagreeing(self, example: Tensor, integer: frozenset[str]) -> dict[str, str]:
+        assert self._graph is not None
+        found: dict[str, str] = {}
+        for allocation in _probes(self.model):
+            plan = make_plan(self._graph, allocation, integer, self._weights)
+            found = disagreements(plan, self.model.arranged(example)) | found
+        for name, reason in found.items():
+            warnings.warn(
+                f"layer {name!r} runs on the reference path: its integer kernel gives other "
+                f"results ({reason})",
+                EngineWarning,
+                stacklevel=4,
+            )
+        return found
+
+
+def _unsupported(layer: object) -> str | None:
+    if not isinstance(layer, QuantizedWeightLayer):
+        return "it is a product of two activations"
+    return supports(layer)
+
+
+def _probes(model: QuantizedModel) -> list[BitAllocation]:
+    """Return allocations that show every layer at 8 bits, and at fewer."""
+    layers = model.layers
+    return [
+        BitAllocation.uniform(layers, 8),
+        BitAllocation(
+            tuple(layer.name for layer in layers),
+            tuple(2 + number % 7 for number in range(len(layers))),
+            tuple(2 + (3 * number + 1) % 7 for number in range(len(layers))),
+        ),
+    ]
+
+
+def _common_share(first: Plan, second: Plan) -> float:
+    macs = costs(second)
+    return sum(macs[: shared_steps(first, second)]) / max(sum(macs), 1)

@@ -1,0 +1,167 @@
+"""The steps that a plan is made of: each computes one value from others.
+
+A value is a float32 tensor, or the uint8 codes of one. A step says what it reads and writes, and
+has a key: in two plans that agree up to a step, steps with equal keys compute equal values.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...spaces import Bits, ModelError
+from ..quantized_layers import QuantizedLayer, QuantizedWeightLayer
+from .graph import Operation, compute
+from .kernels import Activation, CodeGrid, conv, linear, to_codes
+from .weights import PackedWeights
+
+Value = tuple[int, CodeGrid | None]
+"""The place of an operation in its graph, and the grid of its codes; None for floats."""
+
+
+class NonFiniteError(ModelError):
+    """A layer was given values that are not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step(ABC):
+    """One computation.
+
+    Attributes:
+        reads: What it is given, in order.
+        writes: What it gives.
+        overwrites: The one of what it reads whose memory it takes for its result, if any.
+        must_copy: Whether that memory may be another value's, too.
+    """
+
+    reads: tuple[Value, ...]
+    writes: Value
+    overwrites: Value | None = None
+    must_copy: bool = False
+
+    @property
+    @abstractmethod
+    def key(self) -> Hashable:
+        """What it computes, among all steps that could stand in its place."""
+
+    @abstractmethod
+    def run(self, operands: Sequence[Any]) -> Any:
+        """Return the value it writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantize(Step):
+    """Codes of a float value.
+
+    Attributes:
+        layer: The layer they are for.
+        grid: The grid of the codes.
+        is_bounded: Whether the value is known to be finite.
+    """
+
+    layer: QuantizedLayer
+    grid: CodeGrid
+    is_bounded: bool
+
+    @property
+    def key(self) -> Hashable:
+        """The value and its grid."""
+        return "quantize", self.writes
+
+    def run(self, operands: Sequence[Any]) -> Tensor:
+        """Return the codes.
+
+        Raises:
+            NonFiniteError: If a value is not finite: codes would hide it.
+        """
+        (x,) = operands
+        # One that is not finite shows in the sum, which is one cheap pass.
+        if not (self.is_bounded or torch.isfinite(x.sum()) or torch.isfinite(x).all()):
+            name = self.layer.layer.name
+            raise NonFiniteError(f"the input of layer {name!r} has values that are not finite")
+        return to_codes(x, self.grid, self.layer.left.channel_axis)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel(Step):
+    """A convolution or linear layer on codes, with all that follows it in the same call.
+
+    It reads the codes, and the float value that is added to the result if there is one.
+
+    Attributes:
+        layer: Computes the layer.
+        weights: Has the packed weights.
+        weight_bits: Their widths.
+        grid: Of the codes it reads.
+        activation: What is applied to the result, or to the sum.
+    """
+
+    layer: QuantizedWeightLayer
+    weights: PackedWeights
+    weight_bits: Bits
+    grid: CodeGrid
+    activation: Activation
+
+    @property
+    def key(self) -> Hashable:
+        """All that decides the result but the values it reads."""
+        bits = self.weight_bits if isinstance(self.weight_bits, int) else self.weight_bits.tobytes()
+        return "kernel", self.reads, self.writes, bits
+
+    def run(self, operands: Sequence[Any]) -> Tensor:
+        """Return the result, as codes if it writes codes."""
+        inner, output = self.layer.inner, self.writes[1]
+        weight = self.weights.get(self.layer, self.weight_bits, self.grid)
+        accumulate = operands[1] if len(operands) == 2 else None
+        if isinstance(inner, nn.Conv2d):
+            return conv(operands[0], self.grid, weight, inner, self.activation, output, accumulate)
+        bias: Any = inner.bias
+        return linear(operands[0], self.grid, weight, bias, self.activation, output, accumulate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference(Step):
+    """A layer in float, at its widths.
+
+    Attributes:
+        layer: Computes it.
+        weight_bits: Widths of its weights, or of its right operand.
+        activation_bits: Widths of its input.
+    """
+
+    layer: QuantizedLayer
+    weight_bits: Bits
+    activation_bits: Bits
+
+    @property
+    def key(self) -> Hashable:
+        """The layer and its widths."""
+        widths = (self.weight_bits, self.activation_bits)
+        return "reference", self.writes, *(b if isinstance(b, int) else b.tobytes() for b in widths)
+
+    def run(self, operands: Sequence[Any]) -> Tensor:
+        """Return the layer's output."""
+        return self.layer.compute(tuple(operands), self.weight_bits, self.activation_bits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Float(Step):
+    """Any other operation, as the network has it.
+
+    Attributes:
+        operation: What is computed.
+    """
+
+    operation: Operation
+
+    @property
+    def key(self) -> Hashable:
+        """Its place."""
+        return "float", self.writes
+
+    def run(self, operands: Sequence[Any]) -> Any:
+        """Return what the operation gives."""
+        return compute(self.operation, operands)

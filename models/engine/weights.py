@@ -1,0 +1,44 @@
+"""Weights packed for the integer kernels, kept within a memory bound."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...spaces import Bits
+from ..quantized_layers import QuantizedWeightLayer
+from ..weight_cache import WeightCache
+from .kernels import CodeGrid, PackedWeight, pack_conv, pack_linear, weight_codes
+
+
+class PackedWeights:
+    """Packed weights of a network's layers, made when they are first used.
+
+    Args:
+        limit_bytes: Most bytes kept.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._cache = WeightCache[PackedWeight](limit_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in use."""
+        return self._cache.size_bytes
+
+    def get(self, layer: QuantizedWeightLayer, bits: Bits, grid: CodeGrid) -> PackedWeight:
+        """Return a layer's weights at given widths, for an input on a grid."""
+        # What is packed beside the codes depends on whether the input has a zero point.
+        key = (
+            layer.layer.name,
+            np.asarray(bits, dtype=np.uint8).tobytes(),
+            grid.zero_point == 0,
+        )
+        return self._cache.get(key, layer.weight_state(), lambda: _packed(layer, bits, grid))
+
+
+def _packed(layer: QuantizedWeightLayer, bits: Bits, grid: CodeGrid) -> PackedWeight:
+    with torch.no_grad():
+        codes, scales = weight_codes(layer, bits)
+        if isinstance(layer.inner, nn.Conv2d):
+            return pack_conv(codes, scales, layer.inner, grid)
+        return pack_linear(codes, scales)
