@@ -28,6 +28,9 @@ _LARGEST_SUM = 2**31 - 1
 # to the even one as `quantize` does, and leaves the integer in the low bits of the sum.
 _ROUNDING = 1.5 * 2**23
 
+# Elements quantized at a time: the passes over them then find them in the cache.
+_BLOCK = 2**19
+
 
 @dataclass(frozen=True, slots=True)
 class CodeGrid:
@@ -79,43 +82,47 @@ def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
     Returns:
         Codes in uint8, in the memory format of `x`.
     """
-    if grid.channel_bits is not None:
-        return _to_channel_codes(x, grid, channel_axis)
-    low = _ROUNDING - grid.zero_point
-    rounded = x.div(grid.scale).add_(_ROUNDING).clamp_(low, low + grid.highest)
-    # Modulo 256 the sum's bits are the code less the zero point, because those of 1.5 * 2^23 are 0.
-    return rounded.view(torch.int32).to(torch.uint8).add_(grid.zero_point)
+    parts = _code_parts(grid, channel_axis, x.dim())
+    codes = torch.empty_like(x, dtype=torch.uint8)
+    rows = len(x) if channel_axis % x.dim() == 0 else len(x) * _BLOCK // max(1, x.numel())
+    for block, into in zip(*(torch.split(t, max(1, rows)) for t in (x, codes)), strict=True):
+        rounded = block.div(parts.scale).add_(_ROUNDING).clamp_(parts.low, parts.high)
+        # The sum's lowest byte is the code less the zero point, modulo 256: 1.5 * 2^23's own is 0.
+        into.copy_(rounded.view(torch.int32))
+        if parts.step is not None:
+            into.mul_(parts.step)
+        into.add_(grid.zero_point)
+    return codes
+
+
+class _CodeParts(NamedTuple):
+    """What `to_codes` computes with: numbers, or tensors that broadcast by channel.
+
+    The clamps hold for the quotient moved by `_ROUNDING` and for codes in steps of one.
+    """
+
+    scale: float | Tensor
+    low: float | Tensor
+    high: float | Tensor
+    step: Tensor | None
+
+
+@functools.lru_cache(maxsize=1024)
+def _code_parts(grid: CodeGrid, channel_axis: int, dim: int) -> _CodeParts:
+    if grid.channel_bits is None:
+        low = _ROUNDING - grid.zero_point
+        return _CodeParts(grid.scale, low, low + grid.highest, None)
+    shape = [1] * dim
+    shape[channel_axis] = -1
+    bits = torch.tensor(list(grid.channel_bits)).view(shape)
+    step = 2 ** (CONTAINER_BITS - bits)
+    lows = (_ROUNDING - grid.zero_point // step).float()
+    return _CodeParts((grid.scale * step).float(), lows, lows + (2**bits - 1), step.byte())
 
 
 def from_codes(codes: Tensor, grid: CodeGrid) -> Tensor:
     """Return the float32 values of uint8 codes."""
     return codes.to(torch.float32).sub_(grid.zero_point).mul_(grid.scale)
-
-
-class _ChannelParts(NamedTuple):
-    scale: Tensor
-    low: Tensor
-    high: Tensor
-    step: Tensor
-
-
-@functools.lru_cache(maxsize=1024)
-def _channel_parts(grid: CodeGrid, axis: int, dim: int) -> _ChannelParts:
-    shape = [1] * dim
-    shape[axis] = -1
-    assert grid.channel_bits is not None
-    bits = torch.tensor(list(grid.channel_bits)).view(shape)
-    step = 2 ** (CONTAINER_BITS - bits)
-    low = (_ROUNDING - grid.zero_point // step).float()
-    return _ChannelParts(
-        (grid.scale * step).float(), low, low + (2**bits - 1), step.to(torch.uint8)
-    )
-
-
-def _to_channel_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
-    scale, low, high, step = _channel_parts(grid, channel_axis, x.dim())
-    rounded = x.div(scale).add_(_ROUNDING).clamp_(low, high)
-    return rounded.view(torch.int32).to(torch.uint8).mul_(step).add_(grid.zero_point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,8 @@ def conv(
     x = (codes, grid.scale, grid.zero_point, weight.packed, weight.scales, weight.zero_points)
     post_op = _post_op(activation, output)
     if accumulate is not None:
+        # The kernel takes the memory as channels_last, whatever the strides say.
+        accumulate = accumulate.contiguous(memory_format=torch.channels_last)
         out: Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
             *x, accumulate, module.bias, *_geometry(module), 1.0, 0, torch.float32, 1.0, 0,
             "sum", 1.0, *post_op,
@@ -223,7 +232,7 @@ def conv(
     out = torch.ops.onednn.qconv_pointwise(
         *x, module.bias, *_geometry(module), *_target(output), *post_op
     )
-    return _below(out, output)
+    return _below(out, activation, output)
 
 
 def linear(
@@ -258,11 +267,11 @@ def linear(
     post_op = _post_op(activation, output)
     if accumulate is not None:
         out: Tensor = torch.ops.onednn.qlinear_pointwise.binary(
-            *x, accumulate, bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, *post_op
+            *x, accumulate.contiguous(), bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, *post_op
         )
         return out
     out = torch.ops.onednn.qlinear_pointwise(*x, bias, *_target(output), *post_op)
-    return _below(out, output)
+    return _below(out, activation, output)
 
 
 _PostOp = tuple[str, list[float], str]
@@ -298,9 +307,9 @@ def _target(output: CodeGrid | None) -> tuple[float, int, torch.dtype]:
     return output.scale, output.zero_point, torch.uint8
 
 
-def _below(out: Tensor, output: CodeGrid | None) -> Tensor:
-    """Clamp codes that only the range of uint8 has limited so far."""
-    if output is None or output.highest == _LARGEST_CODE:
+def _below(out: Tensor, activation: Activation, output: CodeGrid | None) -> Tensor:
+    """Clamp codes whose activation left that to the range of uint8."""
+    if output is None or output.highest == _LARGEST_CODE or activation in _CLIPS:
         return out
     return out.clamp_(max=output.highest)
 
@@ -360,7 +369,7 @@ def supports(layer: QuantizedWeightLayer) -> str | None:
 @functools.cache
 def available() -> str | None:
     """Return why the kernels cannot run with this build on this CPU, or None if they can."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "torch was built without oneDNN"
     names = ("qconv_prepack", "qconv_pointwise", "qconv2d_pointwise", "qlinear_pointwise")
     if not all(hasattr(torch.ops.onednn, name) for name in names):

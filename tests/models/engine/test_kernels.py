@@ -1,0 +1,501 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from bitfront.models import QuantizerConfig
+from bitfront.models.engine import kernels
+from bitfront.models.engine.kernels import (
+    CodeGrid,
+    available,
+    code_grid,
+    conv,
+    from_codes,
+    linear,
+    pack_conv,
+    pack_linear,
+    supports,
+    to_codes,
+    weight_codes,
+)
+from bitfront.models.quantized_layers import QuantizedWeightLayer, WeightCache
+from bitfront.models.quantizers import channel_grid, fake_quantize, quantize, tensor_grid
+from bitfront.spaces import Layer
+
+needs_kernels = pytest.mark.skipif(available() is not None, reason=str(available()))
+
+CONVS = {
+    "3x3": nn.Conv2d(8, 24, 3),
+    "padded": nn.Conv2d(8, 24, (3, 5), padding=(1, 2)),
+    "same": nn.Conv2d(8, 24, 3, padding="same", dilation=2),
+    "1x1": nn.Conv2d(40, 24, 1, bias=False),
+    "strided": nn.Conv2d(3, 24, 7, stride=(2, 1), padding=3),
+    "dilated": nn.Conv2d(8, 24, 3, padding=2, dilation=(2, 1)),
+    "grouped": nn.Conv2d(12, 24, 3, padding=1, groups=3),
+    "depthwise": nn.Conv2d(24, 24, 5, padding=2, groups=24),
+}
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+# Grids of inputs, over a range of 5 about.
+INPUTS = {"zp=0": CodeGrid(5 / 255, 0, 255), "zp>0": CodeGrid(5 / 255, 119, 255)}
+
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+every_input = pytest.mark.parametrize("grid", INPUTS.values(), ids=INPUTS)
+every_conv = pytest.mark.parametrize("module", CONVS.values(), ids=CONVS)
+every_width = pytest.mark.parametrize("bits", [8, 5, 2])
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_weights(module):
+    shape = module.weight.shape
+    codes = torch.randint(-128, 128, shape, generator=draw(), dtype=torch.int8)
+    # So that results are about as large as where the activations bend.
+    scales = (torch.rand(shape[0], generator=draw(1)) + 0.5) / (40 * shape[1:].numel() ** 0.5)
+    return codes, scales
+
+
+def random_codes(*shape):
+    codes = torch.randint(0, 256, shape, generator=draw(2), dtype=torch.uint8)
+    return codes.contiguous(memory_format=torch.channels_last) if codes.dim() == 4 else codes
+
+
+def conv_case(module, grid):
+    """Input, packed weights and the exact result before the activation."""
+    x = random_codes(2, module.in_channels, 11, 12)
+    codes, scales = random_weights(module)
+    exact = module._conv_forward(
+        (x.double() - grid.zero_point) * grid.scale,
+        codes.double() * scales.double().view(-1, 1, 1, 1),
+        None if module.bias is None else module.bias.double(),
+    )
+    return x, pack_conv(codes, scales, module, grid), exact.detach()
+
+
+def linear_case(module, grid, shape):
+    x = random_codes(*shape, module.in_features)
+    codes, scales = random_weights(module)
+    exact = F.linear(
+        (x.double() - grid.zero_point) * grid.scale,
+        codes.double() * scales.double().view(-1, 1),
+        None if module.bias is None else module.bias.double(),
+    )
+    return x, pack_linear(codes, scales), exact.detach()
+
+
+def output_grid(exact, grid, bits):
+    """A grid that clips some results at the top and, with a zero point, at the bottom."""
+    low, high = torch.quantile(exact.flatten(), torch.tensor([0.05, 0.95]).double()).tolist()
+    return code_grid(tensor_grid(low if grid.zero_point else 0.0, high, bits, "affine"), bits)
+
+
+def assert_close(found, exact):
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+def assert_codes(found, exact, grid):
+    centred = (exact / grid.scale).round()
+    expected = (centred + grid.zero_point).clamp(0, grid.highest).int()
+    # Each end of the grid is reached, or the test would not see a missing clamp.
+    assert expected.max() == grid.highest
+    differences = (found.int() - expected).abs()
+    assert found.dtype == torch.uint8 and differences.max() <= 1
+    assert (differences > 0).double().mean() <= 1e-3
+
+
+@needs_kernels
+@every_activation
+@every_input
+@every_conv
+def test_convolutions_in_float(module, grid, activation):
+    x, weight, exact = conv_case(module, grid)
+    out = conv(x, grid, weight, module, activation, None)
+    assert_close(out, ACTIVATIONS[activation](exact))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@needs_kernels
+@every_activation
+@every_width
+@every_input
+@every_conv
+def test_convolutions_to_codes(module, grid, bits, activation):
+    x, weight, exact = conv_case(module, grid)
+    exact = ACTIVATIONS[activation](exact)
+    output = output_grid(exact, grid, bits)
+    assert_codes(conv(x, grid, weight, module, activation, output), exact, output)
+
+
+@needs_kernels
+@every_activation
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@every_conv
+def test_convolutions_add_before_the_activation(module, memory_format, activation):
+    grid = INPUTS["zp>0"]
+    x, weight, exact = conv_case(module, grid)
+    added = torch.randn(exact.shape, generator=draw(3)).contiguous(memory_format=memory_format)
+    exact = ACTIVATIONS[activation](exact + added)
+    assert_close(conv(x, grid, weight, module, activation, None, added), exact)
+
+
+@needs_kernels
+@every_conv
+def test_codes_in_any_memory_format_are_convolved(module):
+    grid = INPUTS["zp>0"]
+    x, weight, exact = conv_case(module, grid)
+    assert_close(conv(x.contiguous(), grid, weight, module, "none", None), exact)
+
+
+LINEARS = {"bias": nn.Linear(70, 50), "no bias": nn.Linear(70, 50, bias=False)}
+every_linear = pytest.mark.parametrize("module", LINEARS.values(), ids=LINEARS)
+every_shape = pytest.mark.parametrize("shape", [(40,), (3, 14)], ids=str)
+
+
+@needs_kernels
+@every_activation
+@every_input
+@every_shape
+@every_linear
+def test_linear_layers_in_float(module, shape, grid, activation):
+    x, weight, exact = linear_case(module, grid, shape)
+    out = linear(x, grid, weight, module.bias, activation, None)
+    assert_close(out, ACTIVATIONS[activation](exact))
+
+
+@needs_kernels
+@every_activation
+@every_width
+@every_input
+@every_shape
+@every_linear
+def test_linear_layers_to_codes(module, shape, grid, bits, activation):
+    x, weight, exact = linear_case(module, grid, shape)
+    exact = ACTIVATIONS[activation](exact)
+    output = output_grid(exact, grid, bits)
+    assert_codes(linear(x, grid, weight, module.bias, activation, output), exact, output)
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [(1, 5, 1, 1), (1, 1, 4, 5), (3, 1, 1, 6), (2, 5, 1, 1)], ids=str)
+def test_small_maps_of_ambiguous_memory_format(size):
+    images, channels, height, width = size
+    module = nn.Conv2d(channels, channels, 1)
+    grid = INPUTS["zp>0"]
+    codes, scales = random_weights(module)
+    weight = pack_conv(codes, scales, module, grid)
+    x = random_codes(images, channels, height, width).contiguous()
+    added = torch.randn(images, width, height, channels, generator=draw(3)).transpose(1, 3)
+    exact = module._conv_forward(
+        from_codes(x, grid).double(),
+        codes.double() * scales.double().view(-1, 1, 1, 1),
+        module.bias.double(),
+    )
+    assert_close(conv(x, grid, weight, module, "none", None), exact)
+    exact = exact + added
+    assert_close(conv(x, grid, weight, module, "none", None, added), exact)
+
+
+@needs_kernels
+def test_linear_layers_take_any_strides():
+    module, grid = LINEARS["bias"], INPUTS["zp>0"]
+    x, weight, exact = linear_case(module, grid, (3, 14))
+    added = torch.randn(14, 50, 3, generator=draw(3)).permute(2, 0, 1)
+    strided = x.transpose(0, 2).contiguous().transpose(0, 2)
+    assert_close(linear(strided, grid, weight, module.bias, "none", None), exact)
+    exact = exact + added
+    assert_close(linear(strided, grid, weight, module.bias, "none", None, added), exact)
+
+
+@needs_kernels
+@every_activation
+@every_shape
+@every_linear
+def test_linear_layers_add_before_the_activation(module, shape, activation):
+    grid = INPUTS["zp>0"]
+    x, weight, exact = linear_case(module, grid, shape)
+    added = torch.randn(exact.shape, generator=draw(3))
+    exact = ACTIVATIONS[activation](exact + added)
+    assert_close(linear(x, grid, weight, module.bias, activation, None, added), exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@given(
+    st.floats(2.0**-20, 2.0**20, width=32),
+    st.integers(1, 254).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+)
+def test_what_is_clipped_has_the_highest_code(activation, scale, ends):
+    zero_point, highest = ends
+    weight = pack_linear(torch.tensor([[127], [-127]], dtype=torch.int8), torch.ones(2))
+    output = CodeGrid(scale, zero_point, highest)
+    x = torch.tensor([[255]], dtype=torch.uint8)
+    out = linear(x, CodeGrid(2.0**100, 0, 255), weight, None, activation, output)
+    top = min(highest, round(6 / scale) + zero_point) if activation == "relu6" else highest
+    assert abs(int(out[0, 0]) - top) <= (activation == "relu6")
+    assert out[0, 1] == (0 if activation == "none" else zero_point)
+
+
+@needs_kernels
+def test_the_largest_sums_are_exact():
+    module = nn.Linear(65793, 1, bias=False)
+    assert supports(layer_of(module)) is None
+    x = torch.full((1, 65793), 255, dtype=torch.uint8)
+    for zero_point in (0, 1, 255):
+        codes = torch.full((1, 65793), -128, dtype=torch.int8)
+        weight = pack_linear(codes, torch.ones(1))
+        out = linear(x, CodeGrid(1.0, zero_point, 255), weight, None, "none", None)
+        assert out.item() == pytest.approx(-(255 - zero_point) * 128 * 65793, rel=1e-7)
+
+
+def layer_of(module):
+    is_conv = isinstance(module, nn.Conv2d)
+    description = Layer(
+        name="layer",
+        kind="conv" if is_conv else "linear",
+        macs=1,
+        weight_count=1,
+        bias_count=0,
+        input_count=1,
+        output_count=1,
+        in_channels=module.weight.shape[1],
+        out_channels=module.weight.shape[0],
+    )
+    return QuantizedWeightLayer(module, description, QuantizerConfig(), WeightCache(2**20))
+
+
+def layer_codes(layer, x, weight_bits, activation_bits):
+    """What the planner will do for one layer with quantized operands."""
+    grid = code_grid(layer.left.grid(activation_bits), activation_bits)
+    codes = to_codes(x, grid, layer.left.channel_axis)
+    weights = weight_codes(layer, weight_bits)
+    if isinstance(layer.inner, nn.Conv2d):
+        packed = pack_conv(*weights, layer.inner, grid)
+        return conv(codes, grid, packed, layer.inner, "none", None)
+    return linear(codes, grid, pack_linear(*weights), layer.inner.bias, "none", None)
+
+
+def widths(count, seed):
+    return np.random.default_rng(seed).integers(2, 9, count).astype(np.uint8)
+
+
+@needs_kernels
+@pytest.mark.parametrize("scheme", ["affine", "symmetric"])
+@pytest.mark.parametrize("observer", ["minmax", "mse"])
+@pytest.mark.parametrize("per_channel", ["neither", "weights", "activations", "both"])
+@pytest.mark.parametrize("module", [*CONVS.values(), LINEARS["bias"]], ids=[*CONVS, "linear"])
+def test_a_layer_agrees_with_its_reference(module, per_channel, observer, scheme):
+    layer = layer_of(module)
+    layer.config = QuantizerConfig(weight_observer=observer, activation_scheme=scheme)
+    layer.left._config = layer.config
+    is_conv = isinstance(module, nn.Conv2d)
+    channels = module.in_channels if is_conv else module.in_features
+    shape = (2, channels, 11, 12) if is_conv else (2, 13, channels)
+    x = torch.randn(shape, generator=draw())
+    layer.observe(x)
+    on_weights = widths(len(module.weight), 0) if per_channel in ("weights", "both") else 4
+    on_activations = widths(channels, 1) if per_channel in ("activations", "both") else 6
+    with torch.no_grad():
+        reference = layer.compute((x,), on_weights, on_activations).double()
+    assert_close(layer_codes(layer, x, on_weights, on_activations), reference)
+
+
+@pytest.mark.parametrize("bits", [8, 3, 2, np.array([2, 8, 5, 3, 4, 7], dtype=np.uint8)], ids=str)
+@pytest.mark.parametrize("module", [nn.Conv2d(4, 6, 3), nn.Linear(4, 6)])
+def test_weight_codes_are_those_of_the_reference(module, bits):
+    layer = layer_of(module)
+    codes, scales = weight_codes(layer, bits)
+    weight = module.weight.detach()
+    expected = fake_quantize(weight, layer.weight_grid(weight, bits))
+    column = scales.view(-1, *[1] * (weight.dim() - 1))
+    assert codes.dtype == torch.int8 and scales.dtype == torch.float32
+    assert torch.equal(codes * column, expected)
+
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+near = st.floats(-300, 300, width=32)
+tensor_grids = st.tuples(
+    st.floats(-100, 0),
+    st.floats(2.0**-10, 100),
+    st.integers(2, 8),
+    st.sampled_from(["affine", "symmetric"]),
+)
+
+
+def shifted(x, grid):
+    """The reference's codes, moved to start at 0."""
+    return quantize(x, grid) - grid.lowest
+
+
+@given(st.lists(finite | near | st.sampled_from([np.inf, -np.inf]), min_size=1), tensor_grids)
+def test_codes_are_those_of_the_reference(values, ends):
+    grid = tensor_grid(*ends)
+    codes = to_codes(torch.tensor(values), code_grid(grid, ends[2]), -1)
+    assert codes.dtype == torch.uint8
+    assert torch.equal(codes.float(), shifted(torch.tensor(values), grid))
+
+
+@given(st.integers(-600, 600), tensor_grids)
+def test_halfway_between_two_codes_as_in_the_reference(half_steps, ends):
+    grid = tensor_grid(*ends)
+    x = torch.tensor([half_steps / 2], dtype=torch.float32) * grid.scale
+    assert torch.equal(to_codes(x, code_grid(grid, ends[2]), -1).float(), shifted(x, grid))
+
+
+@given(st.lists(finite | near, min_size=1), tensor_grids)
+def test_values_of_codes_are_those_of_the_reference(values, ends):
+    grid = tensor_grid(*ends)
+    codes = code_grid(grid, ends[2])
+    x = torch.tensor(values)
+    assert torch.equal(from_codes(to_codes(x, codes, -1), codes), fake_quantize(x, grid))
+
+
+@given(
+    st.lists(st.integers(2, 8), min_size=1, max_size=5),
+    st.sampled_from(["affine", "symmetric"]),
+    st.tuples(st.floats(-10, 0), st.floats(2.0**-10, 10)),
+    st.lists(near, min_size=4, max_size=4),
+    st.sampled_from([-1, -3]),
+)
+def test_channels_of_several_widths_have_the_values_of_the_reference(
+    bits, scheme, ends, values, axis
+):
+    if scheme == "symmetric":
+        ends = (-ends[1], ends[1])
+    bits = np.array(bits, dtype=np.uint8)
+    shape = [1] * 4
+    shape[axis] = len(bits)
+    grid = channel_grid({int(b): ends for b in bits}, bits, scheme)
+    reference = grid.reshaped(shape, torch.device("cpu"))
+    x = torch.tensor(values).view(4, 1, 1, 1).expand(4, *shape[1:])
+    codes = code_grid(grid, bits)
+    found = to_codes(x, codes, axis)
+    assert torch.equal(from_codes(found, codes), fake_quantize(x, reference))
+    if codes.channel_bits is not None:
+        steps = torch.from_numpy(2 ** (8 - bits.astype(np.int64))).view(shape)
+        assert (found % steps == 0).all()
+
+
+def test_equal_widths_make_a_grid_of_one_width():
+    ends = (-1.0, 3.0)
+    by_channel = channel_grid({3: ends}, np.full(4, 3, dtype=np.uint8), "affine")
+    expected = code_grid(tensor_grid(*ends, 3, "affine"), 3)
+    assert code_grid(by_channel, np.full(4, 3, dtype=np.uint8)) == expected
+    assert expected.channel_bits is None and expected.highest == 7
+
+
+def layouts():
+    x = torch.randn(3, 6, 5, 4, generator=draw())
+    return {
+        "contiguous": x,
+        "channels_last": x.contiguous(memory_format=torch.channels_last),
+        "transposed": x.transpose(1, 3),
+        "every other": x[:, ::2, :, 1:],
+        "expanded": x[:1].expand(3, -1, -1, -1),
+        "linear": x.view(3, 30, 4),
+        "row": x.view(-1),
+        "empty": x[:0],
+    }
+
+
+@pytest.mark.parametrize("layout", layouts())
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_codes_keep_shape_and_memory_format(layout, by_channel, monkeypatch):
+    monkeypatch.setattr(kernels, "_BLOCK", 100)  # several blocks
+    x = layouts()[layout]
+    ends = (-2.0, 2.0)
+    bits = widths(x.shape[-1], 0) if by_channel else 5
+    grid = (
+        channel_grid({int(b): ends for b in bits}, bits, "affine")
+        if by_channel
+        else tensor_grid(*ends, 5, "affine")
+    )
+    codes = code_grid(grid, bits)
+    found = to_codes(x, codes, -1)
+    assert torch.equal(from_codes(found, codes), fake_quantize(x, grid))
+    if layout in ("contiguous", "channels_last", "transposed", "linear"):
+        assert found.stride() == x.stride()
+
+
+@pytest.mark.parametrize("size", [2**19 - 1, 2**19, 2**19 + 1, 2**21])
+def test_codes_of_large_tensors(size):
+    x = torch.randn(size, generator=draw())
+    grid = tensor_grid(-2.0, 2.0, 8, "affine")
+    assert torch.equal(to_codes(x, code_grid(grid, 8), -1).float(), quantize(x, grid))
+
+
+class OwnForward(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class OwnConvolution(nn.Conv2d):
+    def _conv_forward(self, *args):
+        return super()._conv_forward(*args) * 2
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Renamed(nn.Conv2d):
+    pass
+
+
+@pytest.mark.parametrize("module", [*CONVS.values(), *LINEARS.values(), Renamed(4, 4, 3)])
+def test_ordinary_layers_are_supported(module):
+    assert supports(layer_of(module)) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (OwnForward(4, 4, 3), "own forward"),
+        (OwnLinear(4, 4), "own forward"),
+        (OwnConvolution(4, 4, 3), "own convolution"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'reflect'"),
+        (nn.Conv2d(4, 4, 2, padding="same"), "side to side"),
+        (nn.Conv2d(4, 4, 3).double(), "float64"),
+        (nn.Linear(4, 4, device="meta"), "meta"),
+        (nn.Linear(65794, 1), "32 bits"),
+    ],
+)
+def test_why_other_layers_are_not_supported(module, reason):
+    assert reason in supports(layer_of(module))
+
+
+def test_a_cpu_without_the_instructions_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert "AVX512-VNNI" in available.__wrapped__()
+
+
+@needs_kernels
+def test_a_build_whose_sums_saturate_is_refused(monkeypatch):
+    exact = kernels.conv
+    monkeypatch.setattr(kernels, "conv", lambda *args: exact(*args).clamp_(max=2**15 - 1))
+    assert "not exact" in available.__wrapped__()
+
+
+def test_the_answer_to_available_is_a_clause_or_none():
+    assert available() is None or not available().endswith(".")
+
+
+@needs_kernels
+def test_packed_weights_know_their_size():
+    module = nn.Conv2d(32, 64, 3)
+    codes, scales = random_weights(module)
+    packed = pack_conv(codes, scales, module, INPUTS["zp>0"])
+    assert codes.nbytes + scales.nbytes <= packed.nbytes <= 1.2 * codes.nbytes
