@@ -1,14 +1,10 @@
-"""What the pool adds to an evaluation: requests one at a time, through Ray and the ledger.
+"""What the pool adds to an evaluation, and what a second worker gains."""
 
-    python benchmarks/pool.py
-
-Prints JSON: milliseconds from asking to answer, less those the measurement took where it ran.
-"""
-
-import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +15,77 @@ from bitfront.models.data import load_data
 from bitfront.models.profile import profile
 from bitfront.searchers import Budget
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace
-from bitfront.studies.ray_pool import ray_pool
+from bitfront.studies.ray_pool import RayPool, ray_pool
 from bitfront.studies.record import Books
 from bitfront.studies.requests import Request
 from bitfront.studies.sections import StrategySpec
 from bitfront.studies.trials import Trial
 from bitfront.studies.workload import Architecture, Workload
 
-REQUESTS = 200
+from .cases import CASES, Loaded
+from .record import Entry
+
 WARM_UP = 20
+REQUESTS = 200
+IMAGES = 512
+SEARCH = 48
+SEARCHES = 7
+POOLS = 2
 
 
-def tiny_workload() -> Workload:
+def overhead() -> dict[str, Entry]:
+    """Measure requests one at a time: the time to the answer, less what the measurement took."""
+    workload = _tiny_workload()
+    space, rng = BitSpace.build(workload.layers), np.random.default_rng(0)
+    found = []
+    with _opened(workload, workers=1, requests=WARM_UP + REQUESTS) as (pool, trial):
+        for _ in range(WARM_UP + REQUESTS):
+            started = time.perf_counter()
+            (measurement,) = pool.evaluate([Request(space.sample(rng))], trial)
+            found.append(1000 * (time.perf_counter() - started - measurement.wall_s))
+    return {"pool.overhead_ms": Entry.median_of(found[WARM_UP:], "ms")}
+
+
+def two_workers() -> dict[str, Entry]:
+    """Compare the evaluations a second of two workers with those of one, pools taking turns.
+
+    Random allocations of a ResNet-20, as many at once as a generation of a search has.
+    """
+    workload = Loaded(CASES["resnet20"]).workload(IMAGES)
+    space, rng = BitSpace.build(workload.layers), np.random.default_rng(0)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(POOLS):
+        for workers, found in rates.items():
+            asked = SEARCH * (1 + SEARCHES)
+            with _opened(workload, workers, asked) as (pool, trial):
+                for number in range(1 + SEARCHES):
+                    requests = [Request(space.sample(rng)) for _ in range(SEARCH)]
+                    started = time.perf_counter()
+                    answers = pool.evaluate(requests, trial)
+                    assert not any(answer.failed for answer in answers)
+                    if number > 0:  # the first waits for the workers
+                        found.append(SEARCH / (time.perf_counter() - started))
+    one = statistics.median(rates[1])
+    note = f"{SEARCH} allocations at once, {IMAGES} images"
+    return {
+        "pool.two_workers_vs_one": Entry.median_of(
+            [rate / one for rate in rates[2]], "x", note=note
+        ),
+        "pool.one_worker_per_s": Entry.median_of(rates[1], "/s", note=note),
+        "pool.two_workers_per_s": Entry.median_of(rates[2], "/s", note=note),
+    }
+
+
+@contextmanager
+def _opened(workload: Workload, workers: int, requests: int) -> Iterator[tuple[RayPool, str]]:
+    trial = Trial(StrategySpec(name="random"), Budget(requests), 0)
+    with tempfile.TemporaryDirectory() as folder:
+        books = Books(Path(folder), workload.digest, workload.energy, (trial,), DEFAULT_OBJECTIVES)
+        with ray_pool(workload, books, workers=workers, threads=1) as pool:
+            yield pool, trial.id
+
+
+def _tiny_workload() -> Workload:
     splits = load_data(DataConfig(calibration_images=32, search_images=32, test_images=32))
     architecture = Architecture("cnn5", splits.classes, splits.input_shape, {}, 0)
     model = architecture.build()
@@ -38,38 +93,3 @@ def tiny_workload() -> Workload:
     return Workload.of(
         model, architecture, splits, energy, quantizer=QuantizerConfig(), batch_size=32
     )
-
-
-def overheads_ms(workers: int) -> list[float]:
-    workload = tiny_workload()
-    space = BitSpace.build(workload.layers)
-    rng = np.random.default_rng(0)
-    trial = Trial(StrategySpec(name="random"), Budget(REQUESTS), 0)
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        books = Books(Path(folder), workload.digest, workload.energy, (trial,), DEFAULT_OBJECTIVES)
-        with ray_pool(workload, books, workers=workers, threads=1) as pool:
-            for _ in range(WARM_UP + REQUESTS):
-                started = time.perf_counter()
-                (measurement,) = pool.evaluate([Request(space.sample(rng))], trial.id)
-                elapsed_s = time.perf_counter() - started
-                found.append(1000 * (elapsed_s - measurement.wall_s))
-    return found[WARM_UP:]
-
-
-def main() -> None:
-    values = overheads_ms(workers=1)
-    lower, _, upper = statistics.quantiles(values, n=4)
-    print(
-        json.dumps(
-            {
-                "pool.overhead_ms": round(statistics.median(values), 3),
-                "pool.overhead_ms.quartiles": [round(lower, 3), round(upper, 3)],
-                "pool.overhead_ms.n": len(values),
-            }
-        )
-    )
-
-
-if __name__ == "__main__":
-    main()

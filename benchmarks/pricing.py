@@ -1,22 +1,43 @@
-"""How long pricing takes: a million allocations of 50 layers must take less than 2 seconds.
-
-Run: ``python benchmarks/pricing.py``; prints JSON.
-"""
-
-import json
-import time
+"""How long pricing takes: a million allocations of 50 layers must take less than 2 seconds."""
 
 import numpy as np
 
 from bitfront.energy import EnergyModel, load_table
 from bitfront.spaces import BitAllocation, Layer
 
+from .record import Entry
+from .timing import interleaved
+
 LAYERS = 50
 ALLOCATIONS = 1_000_000
-SCALAR = 1_000
+ONE_BY_ONE = 1_000
 
 
-def network(layers: int) -> list[Layer]:
+def measure() -> dict[str, Entry]:
+    """Price many allocations at once, and some one by one."""
+    rng = np.random.default_rng(0)
+    layers = _network(LAYERS)
+    model = EnergyModel(load_table("horowitz-45nm"), layers)
+    bits = rng.integers(2, 9, size=(2, ALLOCATIONS, LAYERS), dtype=np.uint8)
+    names = [layer.name for layer in layers]
+    some = [
+        BitAllocation(names, w.tolist(), a.tolist()) for w, a in bits[:, :ONE_BY_ONE].swapaxes(0, 1)
+    ]
+    timings = interleaved(
+        {
+            "many": lambda: model.price_many(*bits),
+            "one": lambda: [model.price(allocation) for allocation in some],
+        }
+    )
+    rate = timings.rate("many", ALLOCATIONS, "/s")
+    microseconds = [1e6 * sample.wall_s / ONE_BY_ONE for sample in timings.samples["one"]]
+    return {
+        "pricing.allocations_per_s": rate,
+        "pricing.one_us": Entry.median_of(microseconds, "us", disturbed=timings.disturbed),
+    }
+
+
+def _network(layers: int) -> list[Layer]:
     return [
         Layer(
             name=f"layer{i}",
@@ -34,36 +55,3 @@ def network(layers: int) -> list[Layer]:
         )
         for i in range(layers)
     ]
-
-
-def seconds(call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    rng = np.random.default_rng(0)
-    layers = network(LAYERS)
-    model = EnergyModel(load_table("horowitz-45nm"), layers)
-    bits = rng.integers(2, 9, size=(2, ALLOCATIONS, LAYERS), dtype=np.uint8)
-    wide = bits.astype(np.int64)
-    names = [layer.name for layer in layers]
-    some = [
-        BitAllocation(names, w.tolist(), a.tolist()) for w, a in bits[:, :SCALAR].swapaxes(0, 1)
-    ]
-    model.price_many(bits[0, :1000], bits[1, :1000])  # fills the caches
-    result = {
-        "allocations": ALLOCATIONS,
-        "layers": LAYERS,
-        "price_many_uint8_s": min(seconds(lambda: model.price_many(*bits)) for _ in range(3)),
-        "price_many_int64_s": seconds(lambda: model.price_many(*wide)),
-        "energy_one_s": seconds(lambda: [model.energy(a) for a in some]) / SCALAR,
-        "costs_one_s": seconds(lambda: [model.costs(a) for a in some]) / SCALAR,
-        "price_one_s": seconds(lambda: [model.price(a) for a in some]) / SCALAR,
-    }
-    print(json.dumps(result, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,155 @@
+"""The integer engine against float32, torch's fake quantization and the reference path."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bitfront.models.allocator import keep_freed_memory
+from bitfront.models.engine import Engine, kernels
+from bitfront.models.quantized import QuantizedModel
+from bitfront.models.quantized_layers import QuantizedWeightLayer
+from bitfront.spaces import FLOAT_BITS, Bits
+
+from .cases import CASES, Loaded, folded_network
+from .fake_quantize import fake_quantized
+from .record import Entry
+from .timing import interleaved
+
+ALLOCATIONS = 50
+
+Call = Callable[[], object]
+
+
+def speed(name: str) -> dict[str, Entry]:
+    """Measure the forward pass of one batch by every path, in turns.
+
+    Args:
+        name: Case.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    loaded = Loaded(CASES[name])
+    x = loaded.batch
+    reference = loaded.quantized()
+    floats = {
+        **dict(_in_both_formats("as built", loaded.network, x)),
+        **dict(_in_both_formats("batch norm folded", folded_network(reference), x)),
+    }
+    simulated = dict(_in_both_formats("fake quantize", fake_quantized(reference), x))
+    reference.set_allocation(loaded.uniform)
+    engine = Engine(loaded.quantized(), x[:4])
+    (mixed,) = loaded.allocations(1)
+    quantized = {
+        "reference": lambda: reference(x),
+        "engine": partial(engine.prepare([loaded.uniform]), x),
+        "mixed": partial(engine.prepare([mixed]), x),
+    }
+    with torch.inference_mode():
+        timings = interleaved(floats | simulated | quantized)
+    fp32, fake = timings.fastest([*floats]), timings.fastest([*simulated])
+    prefix, images = f"engine.{name}", len(x)
+    return {
+        f"{prefix}.vs_fp32": timings.times_as_fast("engine", fp32, note=fp32),
+        f"{prefix}.mixed_vs_fp32": timings.times_as_fast("mixed", fp32),
+        f"{prefix}.vs_fake_quantize": timings.times_as_fast("engine", fake, note=fake),
+        f"{prefix}.vs_reference": timings.times_as_fast("engine", "reference"),
+        f"{prefix}.images_per_s": timings.rate("engine", images, "images/s"),
+        f"{prefix}.fp32_images_per_s": timings.rate(fp32, images, "images/s"),
+    }
+
+
+def agreement(name: str) -> dict[str, Entry]:
+    """Count how often the engine predicts what the reference predicts, at random allocations.
+
+    Args:
+        name: Case.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    loaded = Loaded(CASES[name])
+    reference, images = loaded.quantized(), loaded.images
+    engine = Engine(loaded.quantized(), loaded.batch[:4])
+    same, gained, planned_ms = [], [], []
+    with torch.inference_mode():
+        for allocation in loaded.allocations(ALLOCATIONS):
+            reference.set_allocation(allocation)
+            started = time.perf_counter()
+            run = engine.prepare([allocation])
+            planned_ms.append(1000 * (time.perf_counter() - started))
+            for x, labels in images.batches(loaded.case.batch):
+                expected = reference(x).argmax(dim=1)
+                found = run(x)[0].argmax(dim=1)
+                same.append(found == expected)
+                gained.append((found == labels).double() - (expected == labels).double())
+        error, layers = _layer_error(loaded, reference)
+    agrees, difference = torch.cat(same), torch.cat(gained)
+    prefix, pairs = f"engine.{name}", len(agrees)
+    seen = ", ".join([f"{len(images)} images", *([loaded.note] if loaded.note else [])])
+    entries = {
+        f"{prefix}.agreement": Entry.of(100 * float(agrees.double().mean()), "%", pairs, note=seen),
+        f"{prefix}.layer_error": Entry.of(error, "", layers, note="mixed widths"),
+        f"{prefix}.prepare_ms": Entry.median_of(planned_ms, "ms"),
+    }
+    if loaded.is_trained and loaded.is_real:
+        points = 100 * float(difference.mean())
+        entries[f"{prefix}.accuracy_difference"] = Entry.of(points, "points", pairs, note=seen)
+    return entries
+
+
+def _in_both_formats(name: str, network: nn.Module, x: Tensor) -> Iterator[tuple[str, Call]]:
+    """Yield the forward pass of a copy of the network in each memory format."""
+    for suffix, memory_format in (
+        ("contiguous", torch.contiguous_format),
+        ("channels_last", torch.channels_last),
+    ):
+        placed = copy.deepcopy(network).to(memory_format=memory_format)
+        batch = x.contiguous(memory_format=memory_format)
+        yield f"{name}, {suffix}", partial(placed, batch)
+
+
+def _layer_error(loaded: Loaded, reference: QuantizedModel) -> tuple[float, int]:
+    """Return the largest relative error of a layer in the kernels, and how many were compared.
+
+    At random mixed widths; both compute with the codes of the input the layer has in the reference.
+    """
+    (allocation,) = loaded.allocations(1)
+    errors: list[float] = []
+
+    def compare(weight_bits: Bits, activation_bits: Bits) -> Callable[..., None]:
+        def hook(layer: QuantizedWeightLayer, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+            grid = kernels.code_grid(layer.left.grid(activation_bits), activation_bits)
+            codes = kernels.to_codes(inputs[0], grid, layer.left.channel_axis)
+            found = _by_kernel(layer, codes, grid, weight_bits)
+            x = kernels.from_codes(codes, grid)
+            expected = layer.compute((x,), weight_bits, FLOAT_BITS)
+            errors.append(float((found - expected).norm() / expected.norm()))
+
+        return hook
+
+    reference.set_allocation(allocation)
+    widths = zip(allocation.weights, allocation.activations, strict=True)
+    handles = [
+        layer.register_forward_hook(compare(*bits))
+        for layer, bits in zip(reference.quantized_layers.values(), widths, strict=True)
+        if isinstance(layer, QuantizedWeightLayer) and kernels.supports(layer) is None
+    ]
+    reference(loaded.batch[:4])
+    for handle in handles:
+        handle.remove()
+    return max(errors), len(errors)
+
+
+def _by_kernel(
+    layer: QuantizedWeightLayer, codes: Tensor, grid: kernels.CodeGrid, weight_bits: Bits
+) -> Tensor:
+    inner = layer.inner
+    weights = kernels.weight_codes(layer, weight_bits)
+    if isinstance(inner, nn.Conv2d):
+        packed = kernels.pack_conv(*weights, inner, grid)
+        return kernels.conv(codes, grid, packed, inner, "none", None)
+    assert isinstance(inner, nn.Linear)
+    return kernels.linear(codes, grid, kernels.pack_linear(*weights), inner.bias, "none", None)

@@ -1,0 +1,52 @@
+"""Every layer at every width, one at a time: with the work that candidates share, and without."""
+
+import torch
+
+from bitfront.models.allocator import keep_freed_memory
+from bitfront.models.engine import Engine
+from bitfront.models.evaluate import evaluate_each
+from bitfront.spaces import BitAllocation
+
+from .cases import CASES, Loaded
+from .record import Entry
+from .timing import interleaved
+
+WIDTHS = range(2, 9)
+IMAGES = 128
+
+
+def sweep(name: str) -> dict[str, Entry]:
+    """Compare one call for all allocations with a call for each, on the same engine.
+
+    Args:
+        name: Case.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    loaded = Loaded(CASES[name])
+    engine = Engine(loaded.quantized(), loaded.batch[:4])
+    images, batch = loaded.images, loaded.case.batch
+    allocations = one_at_a_time(loaded.uniform)
+
+    def shared() -> object:
+        return evaluate_each(engine, allocations, images, batch, IMAGES)
+
+    def naive() -> object:
+        return [evaluate_each(engine, [one], images, batch, IMAGES)[0] for one in allocations]
+
+    same = [(c.correct, c.loss_sum) for c in shared()] == [(c.correct, c.loss_sum) for c in naive()]
+    assert same, "sharing work must not change a result"
+    timings = interleaved({"shared": shared, "naive": naive})
+    note = f"{len(allocations)} allocations, {IMAGES} images"
+    return {f"sensitivity.{name}.vs_naive": timings.times_as_fast("naive", "shared", note=note)}
+
+
+def one_at_a_time(base: BitAllocation) -> list[BitAllocation]:
+    """Return, for every layer and width, the base with both operands of that layer at the width."""
+    found = []
+    for index in range(len(base.layers)):
+        for width in WIDTHS:
+            weights, activations = list(base.weights), list(base.activations)
+            weights[index] = activations[index] = width
+            found.append(BitAllocation(base.layers, weights, activations))
+    return found
