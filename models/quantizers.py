@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from ..spaces import FLOAT_BITS, Bits, ChannelBits
 from .config import ActivationScheme
 
 CONTAINER_BITS = 8
 """Width of the codes in which channels of unequal widths up to 8 bits are held together."""
+
+_BLOCK_BYTES = 4 * 2**20
+"""Larger activations go through all passes in blocks of this size, which caches hold in between."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +59,13 @@ class Grid:
 
 
 def quantize(x: Tensor, grid: Grid) -> Tensor:
-    """Return the codes of a tensor, as integers held in its own (floating) type."""
-    return _centred_codes(x, grid).add_(grid.zero_point)
+    """Return the codes of a tensor, without gradients.
+
+    Returns:
+        Integers held in the type of `x`; in float32 if `x` has a narrower one.
+    """
+    wide = _wide(x.detach())
+    return _centred_codes(wide, grid, torch.empty_like(wide)).add_(grid.zero_point)
 
 
 def dequantize(codes: Tensor, grid: Grid) -> Tensor:
@@ -67,41 +74,88 @@ def dequantize(codes: Tensor, grid: Grid) -> Tensor:
 
 
 def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
-    """Return every value's nearest point of the grid, in float, with straight-through gradients."""
+    """Return every value's nearest point of the grid, in float, with straight-through gradients.
+
+    NaN stays NaN. Types narrower than float32 are computed in float32.
+    """
+    wide = _wide(x)
     if torch.is_grad_enabled() and x.requires_grad:
-        out: Tensor = _StraightThrough.apply(x, grid)  # type: ignore[no-untyped-call]
-        return out
-    return _keep(x, _centred_codes(x, grid).mul_(grid.scale), grid)
+        out: Tensor = _StraightThrough.apply(wide, grid)  # type: ignore[no-untyped-call]
+    else:
+        out = _nearest_points(wide, grid)
+    return out.to(x.dtype)
 
 
-def _centred_codes(x: Tensor, grid: Grid) -> Tensor:
+def _wide(x: Tensor) -> Tensor:
+    """Return a tensor whose type holds the codes of every width."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _nearest_points(x: Tensor, grid: Grid) -> Tensor:
+    x = x.detach()
+    out = torch.empty_like(x)
+    differs_by_row = isinstance(grid.scale, Tensor) and grid.scale.shape[:1] > (1,)
+    if x.nbytes <= _BLOCK_BYTES or differs_by_row:
+        _nearest_points_into(out, x, grid)
+    else:
+        rows = max(1, _BLOCK_BYTES * len(x) // x.nbytes)
+        for block, source in zip(torch.split(out, rows), torch.split(x, rows), strict=True):
+            _nearest_points_into(block, source, grid)
+    return out
+
+
+def _nearest_points_into(out: Tensor, x: Tensor, grid: Grid) -> None:
+    _centred_codes(x, grid, out).mul_(grid.scale)
+    if grid.unquantized is not None:
+        torch.where(grid.unquantized, x, out, out=out)
+
+
+def _centred_codes(x: Tensor, grid: Grid, out: Tensor) -> Tensor:
     """Return the codes less the zero point; clamping the difference saves two passes."""
-    return _clamp_centred(x.div(grid.scale).round_(), grid)
+    torch.div(x, grid.scale, out=out).round_()
+    return _clamp(out, grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
 
 
-def _clamp_centred(codes: Tensor, grid: Grid) -> Tensor:
-    low: Any = grid.lowest - grid.zero_point
-    high: Any = grid.highest - grid.zero_point
-    return codes.clamp_(low, high)
-
-
-def _keep(x: Tensor, quantized: Tensor, grid: Grid) -> Tensor:
-    return quantized if grid.unquantized is None else torch.where(grid.unquantized, x, quantized)
+def _clamp(codes: Tensor, low: Any, high: Any) -> Tensor:
+    if not isinstance(low, Tensor):
+        return codes.clamp_(low, high)
+    low, high = low.to(codes.dtype), high.to(codes.dtype)
+    if codes.stride(max(range(-low.dim(), 0), key=low.size)) == 1:
+        return codes.clamp_(low, high)
+    # Where neighbours in memory have the same bounds, `clamp_` takes five times as long as this.
+    return torch.minimum(torch.maximum(codes, low, out=codes), high, out=codes)
 
 
 class _StraightThrough(torch.autograd.Function):
+    """Keeps its input, which most networks keep anyway, and finds from it what was clamped."""
+
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, grid: Grid) -> Tensor:
-        codes = x.div(grid.scale).round_()
-        clamped = _clamp_centred(codes.clone(), grid)
-        inside = codes == clamped
-        ctx.save_for_backward(inside if grid.unquantized is None else inside | grid.unquantized)
-        return _keep(x, clamped.mul_(grid.scale), grid)
+    def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.grid = grid
+        return _nearest_points(x, grid)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None
+        (x,) = ctx.saved_tensors
+        beyond, low, high = _beyond(x.detach(), ctx.grid)
+        # The derivative of hardtanh lets a gradient pass or not in one pass; a mask of bools, and
+        # then a product or `where`, takes two to six times as long.
+        return torch.ops.aten.hardtanh_backward(gradients[0], beyond, low, high), None
+
+
+@torch.no_grad()
+def _beyond(x: Tensor, grid: Grid) -> tuple[Tensor, float, float]:
+    """Return numbers, and the ends between which they are where codes were not clamped."""
+    low: Any = grid.lowest - grid.zero_point
+    high: Any = grid.highest - grid.zero_point
+    codes = x.div(grid.scale).round_()
+    if grid.unquantized is not None:
+        low = torch.where(grid.unquantized, -torch.inf, low)
+        high = torch.where(grid.unquantized, torch.inf, high)
+    if isinstance(low, Tensor):
+        return codes - _clamp(codes.clone(), low, high), -0.5, 0.5
+    return codes, low - 0.5, high + 0.5
 
 
 def weight_grid(largest: Tensor, bits: Bits) -> Grid:
@@ -112,17 +166,17 @@ def weight_grid(largest: Tensor, bits: Bits) -> Grid:
             the weights, channels first.
         bits: One width, or one per channel; channels of 32 bits stay in float.
     """
-    widths = np.broadcast_to(np.asarray(bits, dtype=np.int64), largest.shape[:1])
-    exponent = torch.from_numpy(np.minimum(widths, 31) - 1).to(largest.device)
-    half = (2.0**exponent).to(largest.dtype).view(largest.shape)
-    unquantized = torch.from_numpy(widths == FLOAT_BITS).to(largest.device).view(largest.shape)
-    return Grid(
-        scale=_positive(largest / (half - 1)),
-        zero_point=0,
-        lowest=-half,
-        highest=half - 1,
-        unquantized=unquantized if bool(unquantized.any()) else None,
-    )
+    half: Any
+    if isinstance(bits, int):
+        half, unquantized = 2 ** (min(bits, 31) - 1), None
+        if bits == FLOAT_BITS:
+            unquantized = torch.ones_like(largest, dtype=torch.bool)
+    else:
+        widths = torch.from_numpy(bits.astype(np.int64)).to(largest.device).view(largest.shape)
+        half = (2.0 ** (widths.clamp(max=31) - 1)).to(largest.dtype)
+        unquantized = widths == FLOAT_BITS
+        unquantized = unquantized if bool(unquantized.any()) else None
+    return Grid(_positive(largest / (half - 1)), 0, -half, half - 1, unquantized)
 
 
 def tensor_grid(low: float, high: float, bits: int, scheme: ActivationScheme) -> Grid:

@@ -157,6 +157,196 @@ def test_channels_in_float_and_of_16_bits_stand_apart():
     assert out[2].item() == torch.tensor(math.pi / 3).item()
 
 
+def channel_grids(channels):
+    """A grid by channel with three widths and some channels in float, along axis 1 of images."""
+    bits = np.array([2, 4, 32, 8])[np.arange(channels) % 4].astype(np.uint8)
+    grid = channel_grid({2: (-0.7, 2.0), 4: (-1.0, 2.2), 8: (-1.1, 2.4)}, bits, "affine")
+    return grid.reshaped((1, channels, 1, 1), torch.device("cpu"))
+
+
+def every_kind_of_grid(x):
+    """Grids of activations and weights, all of which clamp some values of ``torch.randn``."""
+    largest = x.detach().float().abs().amax(dim=(1, 2, 3), keepdim=True) / 2
+    rows = np.array([3, 8, 32, 4])[np.arange(len(x)) % 4].astype(np.uint8)
+    return [
+        tensor_grid(-0.8, 1.5, 4, "affine"),
+        tensor_grid(0.0, 1.5, 3, "symmetric"),
+        channel_grids(x.shape[1]),
+        weight_grid(largest, 4),
+        weight_grid(largest, rows),
+        weight_grid(largest, 32),
+    ]
+
+
+def by_definition(x, grid):
+    """Quantized values, and whether each was not clamped, from the formula in float64."""
+    wide = x.detach().double()
+    if x.dtype != torch.float64:  # The quotient is rounded to float32, as the definition has it.
+        wide = wide.float()
+    codes = torch.round(wide / grid.scale).double() + grid.zero_point
+    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (grid.lowest, grid.highest))
+    points = (codes.clamp(low, high) - grid.zero_point) * grid.scale
+    inside = (codes >= low) & (codes <= high)
+    if grid.unquantized is not None:
+        points, inside = (
+            torch.where(grid.unquantized, wide.double(), points),
+            inside | grid.unquantized,
+        )
+    return points, inside
+
+
+@pytest.fixture(params=["contiguous", "channels_last", "slice", "transposed", "large"])
+def images(request):
+    shape = (40, 8, 64, 64) if request.param == "large" else (6, 8, 5, 4)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    if request.param in ("channels_last", "large"):
+        return x.contiguous(memory_format=torch.channels_last)
+    if request.param == "slice":
+        return x[::2, :, 1:, ::2]
+    return x.transpose(1, 3) if request.param == "transposed" else x
+
+
+def test_values_and_gradients_are_those_of_the_definition(images):
+    gradient = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    for grid in every_kind_of_grid(images):
+        expected, inside = by_definition(images, grid)
+        x = images.detach().requires_grad_()
+        out = fake_quantize(x, grid)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-6, atol=0)
+        assert torch.equal(fake_quantize(images, grid), out)
+        assert not inside.all() or (grid.unquantized is not None and bool(grid.unquantized.all()))
+        out.backward(gradient)
+        assert torch.equal(x.grad, gradient * inside)
+
+
+def test_values_and_gradients_agree_with_torch():
+    # With a power of two as the scale, its multiplication by the reciprocal is our division.
+    x = torch.linspace(-40, 40, 40_001).requires_grad_()
+    for grid in (Grid(0.25, 0, -8, 7), Grid(0.125, 93, 0, 255), Grid(2.0, 3, 0, 15)):
+        args = (grid.scale, grid.zero_point, grid.lowest, grid.highest)
+        theirs = torch.fake_quantize_per_tensor_affine(x, *args)
+        ours = fake_quantize(x, grid)
+        assert torch.equal(ours, theirs)
+        gradients = [torch.autograd.grad(out.square().sum(), x)[0] for out in (ours, theirs)]
+        assert torch.equal(*gradients)
+
+
+def test_memory_format_is_kept(images):
+    x = images.detach().requires_grad_()
+    for grid in every_kind_of_grid(images):
+        out = fake_quantize(x, grid)
+        (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
+        assert out.stride() == fake_quantize(images, grid).stride() == torch.empty_like(x).stride()
+        assert gradient.stride() == out.stride()
+
+
+def test_the_input_is_left_alone(images):
+    before = images.clone()
+    for grid in every_kind_of_grid(images):
+        for x in (images, images.detach().requires_grad_()):
+            assert fake_quantize(x, grid).data_ptr() != x.data_ptr()
+        quantize(images, grid)
+    assert torch.equal(images, before)
+
+
+def test_gradients_of_several_uses_add_up():
+    x = torch.tensor([-3.0, 0.3, 0.6], requires_grad=True)
+    coarse, fine = Grid(0.5, 0, -2, 1), Grid(0.25, 0, -16, 15)
+    (
+        fake_quantize(x, coarse) * 3 + fake_quantize(x, fine) * fake_quantize(x, fine)
+    ).sum().backward()
+    assert x.grad.tolist() == [2 * -3.0, 3 + 2 * 0.25, 3 + 2 * 0.5]
+
+
+def test_finite_differences_of_what_is_behind_a_quantizer():
+    # Behind: a smooth function at the quantized point, whose derivative passes straight through.
+    x = torch.randn(5, 4, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for grid in every_kind_of_grid(x):
+        leaf = x.clone().requires_grad_()
+        fake_quantize(leaf, grid).sin().sum().backward()
+        point, inside = by_definition(x, grid)
+        step = 1e-6
+        slope = ((point + step).sin() - (point - step).sin()) / (2 * step)
+        torch.testing.assert_close(leaf.grad, slope * inside, rtol=1e-7, atol=1e-9)
+
+
+def test_finite_differences_over_steps_of_the_grid():
+    # Seen from afar, over whole numbers of steps, a staircase has the slope that passes straight
+    # through: 1 between the ends, 0 beyond them.
+    grid = tensor_grid(-1.0, 2.0, 4, "affine")
+    step = grid.scale
+    x = torch.linspace(-3, 4, 701, dtype=torch.float64)
+    slope = (fake_quantize(x + step, grid) - fake_quantize(x - step, grid)) / (2 * step)
+    settled = (slope < 1e-9) | (slope > 1 - 1e-9)
+    leaf = x.clone().requires_grad_()
+    fake_quantize(leaf, grid).sum().backward()
+    torch.testing.assert_close(leaf.grad[settled], slope[settled])
+    assert settled.sum() > 600 and 200 < leaf.grad.sum() < 400
+
+
+def test_second_derivatives_pass_through():
+    x = torch.tensor([-3.0, 0.3, 0.6], requires_grad=True, dtype=torch.float64)
+    out = fake_quantize(x, Grid(0.5, 0, -2, 1))
+    (slope,) = torch.autograd.grad((out**3).sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    assert slope.tolist() == [0.0, 3 * 0.5**2, 3 * 0.5**2]
+    assert curvature.tolist() == [0.0, 6 * 0.5, 6 * 0.5]
+
+
+def test_float64_is_computed_in_float64():
+    grid = Grid(0.1, 0, -8, 7)
+    x = torch.tensor([0.25 - 1e-12, 0.25 + 1e-12], dtype=torch.float64)
+    assert fake_quantize(x, grid).tolist() == [0.2, 3 * 0.1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_types_take_the_points_that_float32_finds(dtype):
+    x = torch.randn(6, 8, 5, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    fine = tensor_grid(-1.0, 2.0, 16, "affine")
+    for grid in [*every_kind_of_grid(x), fine]:
+        leaf = x.clone().requires_grad_()
+        out = fake_quantize(leaf, grid)
+        assert out.dtype == dtype
+        assert torch.equal(out, fake_quantize(x.float(), grid).to(dtype))
+        out.sum().backward()
+        wide = x.float().requires_grad_()
+        fake_quantize(wide, grid).sum().backward()
+        assert leaf.grad.dtype == dtype
+        assert torch.equal(leaf.grad.float(), wide.grad)
+    assert torch.equal(quantize(x, fine), quantize(x.float(), fine))
+
+
+def test_sixteen_bits_are_exact():
+    for grid in (tensor_grid(-3.0, 1.0, 16, "affine"), tensor_grid(0.0, 0.7, 16, "symmetric")):
+        codes = torch.arange(grid.lowest, grid.highest + 1, dtype=torch.float32)
+        points = dequantize(codes, grid)
+        assert torch.equal(quantize(points, grid), codes)
+        assert torch.equal(fake_quantize(points, grid), points)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_stays_and_infinity_takes_an_end(value):
+    x = torch.ones(4, 4, 3, 3)
+    x[1, 0, 2, 1] = value  # A channel and a row that are quantized.
+    for data in (x, x.contiguous(memory_format=torch.channels_last), x.clone().requires_grad_()):
+        for grid in every_kind_of_grid(torch.randn(4, 4, 3, 3)):
+            out = fake_quantize(data, grid)[1, 0, 2, 1].item()
+            if math.isnan(value):
+                assert math.isnan(out)
+            elif grid.unquantized is None:
+                assert math.isfinite(out) and (out > 0) == (value > 0)
+
+
+def test_an_empty_batch_stays_empty():
+    for grid in (tensor_grid(0.0, 1.0, 4, "affine"), channel_grids(8)):
+        assert fake_quantize(torch.empty(0, 8, 2, 2), grid).shape == (0, 8, 2, 2)
+
+
+def test_codes_have_no_gradients():
+    x = torch.randn(4, requires_grad=True)
+    assert not quantize(x, tensor_grid(0.0, 1.0, 4, "affine")).requires_grad
+
+
 def test_gradients_pass_inside_the_range_and_stop_outside():
     grid = Grid(0.5, 0, -2, 1)
     x = torch.tensor([-3.0, -1.2, -1.0, 0.1, 0.6, 0.8], requires_grad=True)
