@@ -168,6 +168,8 @@ def pack_conv(codes: Tensor, scales: Tensor, module: nn.Conv2d, grid: CodeGrid) 
         module: Where stride, padding, dilation and groups are read.
         grid: Of the input: the packed weights depend on its zero point.
     """
+    if _is_matrix_product(module):
+        return pack_linear(codes.flatten(1), scales)
     packed = torch.ops.onednn.qconv_prepack(
         codes, scales, grid.scale, grid.zero_point, *_geometry(module), None
     )
@@ -214,6 +216,11 @@ def conv(
     Returns:
         The result in channels_last, float32 or uint8.
     """
+    if _is_matrix_product(module):
+        rows = codes.permute(0, 2, 3, 1)
+        added = None if accumulate is None else accumulate.permute(0, 2, 3, 1)
+        product = linear(rows, grid, weight, module.bias, activation, output, added)
+        return product.permute(0, 3, 1, 2)
     sum_only = accumulate is not None and activation not in ("none", "relu")
     if sum_only or activation in ("gelu", "gelu_tanh"):
         return _finish(
@@ -327,6 +334,12 @@ def _finish(
     else:
         out = F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
     return out if output is None else to_codes(out, output, channel_axis)
+
+
+def _is_matrix_product(module: nn.Conv2d) -> bool:
+    """Whether every pixel is multiplied by one matrix; `linear` is faster at that."""
+    kernel, stride = tuple(module.kernel_size), tuple(module.stride)
+    return kernel == stride == (1, 1) and module.groups == 1 and _padding(module) == [0, 0]
 
 
 def _geometry(module: nn.Conv2d) -> tuple[list[int], list[int], list[int], int]:
