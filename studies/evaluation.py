@@ -3,10 +3,10 @@
 import time
 from collections.abc import Iterator, Sequence
 
-from ..models.evaluate import evaluate, first_nonfinite
-from ..models.images import ImageSet
+from ..models.evaluate import Counts, evaluate, first_nonfinite
 from ..models.threads import fixed_threads
 from ..spaces import Measurement
+from .memory import is_out_of_memory
 from .requests import Request, failed, measured
 from .workload import Workload
 
@@ -15,7 +15,9 @@ class Worker:
     """Measures requests on one quantized network, which it builds and calibrates once.
 
     Its answers depend on the workload, the request and the number of threads, not on what it
-    measured before nor on where it runs: any number of workers gives the same results.
+    measured before nor with what else nor on where it runs: any number of workers gives the same
+    results. The exception is a request for which memory runs out, which is measured in batches of
+    half the size.
 
     Args:
         workload: What is measured.
@@ -33,38 +35,88 @@ class Worker:
 
         What cannot be measured comes back as a measurement that `Measurement.failed`.
         """
-        for index, request in enumerate(requests):
-            with fixed_threads(self._threads):  # not while whoever takes the answer computes
-                answer = self._measure(request)
-            yield index, answer
+        for group in self._groups(requests):
+            with fixed_threads(self._threads):  # not while whoever takes the answers computes
+                answers = self._measure([requests[index] for index in group])
+            yield from zip(group, answers, strict=True)
 
-    def _measure(self, request: Request) -> Measurement:
-        energy, started = self._workload.energy, time.perf_counter()
+    def _groups(self, requests: Sequence[Request]) -> list[list[int]]:
+        return [[index] for index in range(len(requests))]
+
+    def _measure(self, requests: Sequence[Request]) -> list[Measurement]:
+        """Measure requests for the same images together; if that fails, each alone."""
+        if len(requests) > 1:
+            started = time.perf_counter()
+            try:
+                counts = self._count(requests, self._workload.batch_size)
+            except Exception:  # of which of them, and if of any that is alone, is to be seen
+                pass
+            else:
+                wall_s = (time.perf_counter() - started) / len(requests)
+                return [
+                    self._answer(request, count, wall_s)
+                    for request, count in zip(requests, counts, strict=True)
+                ]
+        return [self._measure_alone(request) for request in requests]
+
+    def _measure_alone(self, request: Request) -> Measurement:
+        started, size = time.perf_counter(), self._workload.batch_size
+        counts = self._tried(request, size)
+        if isinstance(counts, Exception) and is_out_of_memory(counts) and size > 1:
+            del counts  # and with it what the pass that failed still holds
+            size = -(-size // 2)
+            counts = self._tried(request, size)
+        wall_s = time.perf_counter() - started
+        if isinstance(counts, Counts):
+            return self._answer(request, counts, wall_s)
+        reason = f"could not be measured: {type(counts).__name__}: {counts}"
+        if is_out_of_memory(counts):
+            reason = f"ran out of memory, even in batches of {size} images: {counts}"
+        return failed(request, self._workload.energy, reason, wall_s=wall_s)
+
+    def _tried(self, request: Request, batch_size: int) -> Counts | Exception:
+        """Return the counts of a request, or why there are none."""
+        try:
+            (counts,) = self._count([request], batch_size)
+        except Exception as error:  # a study outlives whatever one allocation may cause
+            return error
+        return counts
+
+    def _count(self, requests: Sequence[Request], batch_size: int) -> list[Counts]:
+        """Run the network over the images of requests that share them."""
+        images = self._workload.images[requests[0].split]
+        limit = images_used(len(images), requests[0].fidelity)
+        found = []
+        for request in requests:
+            self._model.set_allocation(request.allocation)
+            found.append(evaluate(self._model, images, batch_size, limit))
+        return found
+
+    def _answer(self, request: Request, counts: Counts, wall_s: float) -> Measurement:
+        energy = self._workload.energy
+        if counts.finite:
+            return measured(
+                request,
+                energy,
+                correct=counts.correct,
+                loss_sum=counts.loss_sum,
+                samples=counts.samples,
+                wall_s=wall_s,
+            )
+        reason = self._what_is_not_finite(request)
+        return failed(request, energy, reason, samples=counts.samples, wall_s=wall_s)
+
+    def _what_is_not_finite(self, request: Request) -> str:
         images = self._workload.images[request.split]
         limit = images_used(len(images), request.fidelity)
         try:
             self._model.set_allocation(request.allocation)
-            counts = evaluate(self._model, images, self._workload.batch_size, limit)
-            if counts.finite:
-                return measured(
-                    request,
-                    energy,
-                    correct=counts.correct,
-                    loss_sum=counts.loss_sum,
-                    samples=counts.samples,
-                    wall_s=time.perf_counter() - started,
-                )
-            samples, reason = counts.samples, self._what_is_not_finite(images, limit)
-        except Exception as error:  # a study outlives whatever one allocation may cause
-            samples, reason = 0, f"could not be measured: {type(error).__name__}: {error}"
-        wall_s = time.perf_counter() - started
-        return failed(request, energy, reason, samples=samples, wall_s=wall_s)
-
-    def _what_is_not_finite(self, images: ImageSet, limit: int) -> str:
-        for batch, _ in images.batches(self._workload.batch_size, limit):
-            if (module := first_nonfinite(self._model, batch)) is not None:
-                name = module.removeprefix("network.").removesuffix(".inner")
-                return f"gives values that are not finite, first in layer {name!r}"
+            for batch, _ in images.batches(self._workload.batch_size, limit):
+                if (module := first_nonfinite(self._model, batch)) is not None:
+                    name = module.removeprefix("network.").removesuffix(".inner")
+                    return f"gives values that are not finite, first in layer {name!r}"
+        except Exception:  # looking more closely takes more memory
+            pass
         return "gives logits that are not finite"
 
 

@@ -96,9 +96,13 @@ def failed(
         samples: Images that were used up.
         wall_s: Seconds it took.
     """
-    allocation = request.allocation
-    error = f"allocation {allocation.key[:12]} on the {request.split} split {reason}"
-    return priced(replace(_blank(request), error=error, samples=samples, wall_s=wall_s), energy)
+    answer = priced(replace(_blank(request), samples=samples, wall_s=wall_s), energy)
+    error = (
+        f"allocation {request.allocation.key[:12]} ({answer.mean_weight_bits:.2f} weight bits and "
+        f"{answer.mean_activation_bits:.2f} activation bits on average) on the {request.split} "
+        f"split {reason}"
+    )
+    return replace(answer, error=error)
 
 
 def _blank(request: Request) -> Measurement:

@@ -83,13 +83,53 @@ def test_an_exception_is_a_failure_of_its_allocation_only(tiny_workload, request
 
     def refuse_one(allocation):
         if allocation == requests[1].allocation:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("broken")
         set_allocation(allocation)
 
     monkeypatch.setattr(worker._model, "set_allocation", refuse_one)
     answers = measure(worker, requests)
     assert [answer.failed for answer in answers] == [False, True, False, False]
-    assert "could not be measured: RuntimeError: out of memory" in answers[1].error
+    assert "could not be measured: RuntimeError: broken" in answers[1].error
+
+
+class Hungry:
+    """A network whose forward pass runs out of memory above some batch size, as torch says so."""
+
+    def __init__(self, model, most):
+        self.forward, self.most = model.forward, most
+        self.batches = []
+
+    def __call__(self, x):
+        self.batches.append(len(x))
+        if len(x) > self.most:
+            torch.empty(2**60)  # raises what torch raises
+        return self.forward(x)
+
+
+@pytest.mark.parametrize("most", [16, 20])
+def test_where_memory_runs_out_the_batch_is_halved_once(tiny_workload, requests, most, monkeypatch):
+    expected = facts(measure(Worker(replace(tiny_workload, batch_size=16)), requests))
+    worker = Worker(tiny_workload)
+    hungry = Hungry(worker._model, most)
+    monkeypatch.setattr(worker._model, "forward", hungry)
+    assert facts(measure(worker, requests)) == expected
+    assert hungry.batches == [32, 16, 16, 8] * len(requests)
+
+
+def test_where_that_is_too_much_as_well_the_allocation_is_named_and_others_go_on(
+    tiny_workload, requests, monkeypatch
+):
+    worker = Worker(tiny_workload)
+    hungry = Hungry(worker._model, 4)
+    monkeypatch.setattr(worker._model, "forward", hungry)
+    (answer,) = measure(worker, requests[:1])
+    assert hungry.batches == [32, 16]
+    assert answer.failed
+    assert requests[0].allocation.key[:12] in answer.error
+    assert "ran out of memory, even in batches of 16 images: " in answer.error
+    assert f"{answer.mean_weight_bits:.2f} weight bits" in answer.error
+    hungry.most = 32
+    assert not any(answer.failed for answer in measure(worker, requests))
 
 
 def test_an_allocation_of_another_network_is_refused(tiny_workload):

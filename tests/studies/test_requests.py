@@ -24,7 +24,10 @@ def test_a_measurement_follows_from_counts():
 def test_a_failure_names_its_allocation_and_is_priced():
     answer = failed(REQUEST, ENERGY, "broke")
     assert answer.failed
-    assert answer.error == f"allocation {REQUEST.allocation.key[:12]} on the test split broke"
+    assert answer.error == (
+        f"allocation {REQUEST.allocation.key[:12]} (8.00 weight bits and 8.00 activation bits on "
+        f"average) on the test split broke"
+    )
     assert answer.energy_vs_w8a8 == 1.0
 
 
