@@ -1,12 +1,14 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bitfront.models import ImageSet
-from bitfront.models.evaluate import Counts, evaluate, first_nonfinite
+from bitfront.models import ImageSet, build_model
+from bitfront.models.engine import Engine
+from bitfront.models.evaluate import Counts, evaluate, evaluate_each, first_nonfinite
 from bitfront.models.profile import profile
 from bitfront.models.quantized import QuantizedModel
 from bitfront.spaces import BitAllocation
@@ -72,3 +74,26 @@ def test_a_quantized_network_names_its_layers_as_the_original_does(bits):
     quantized.set_allocation(BitAllocation.uniform(quantized.layers, bits))
     nn.init.constant_(quantized.quantized_layers["1"].inner.bias, math.nan)
     assert first_nonfinite(quantized, torch.ones(1, 2)) == "1"
+
+
+def test_several_allocations_count_as_each_does_alone(digits):
+    network = build_model("cnn5", classes=10, input_shape=digits.input_shape, seed=0)
+    model = QuantizedModel(network, profile(network, digits.input_shape))
+    calibration, _ = digits.calibration.batch(slice(0, 32))
+    model.calibrate([calibration])
+    engine = Engine(model, calibration[:4])
+    names = [layer.name for layer in model.layers]
+    allocations = [
+        BitAllocation.uniform(model.layers, 8),
+        None,
+        BitAllocation(names, [8, 8, 8, 8, 3], [8, 8, 8, 8, 4]),
+    ]
+    found = evaluate_each(engine, allocations, digits.search, 50, 120)
+    for allocation, counts in zip(allocations, found, strict=True):
+        (alone,) = evaluate_each(engine, [allocation], digits.search, 50, 120)
+        assert replace(counts, wall_s=0) == replace(alone, wall_s=0)
+        model.set_allocation(allocation)
+        reference = evaluate(model, digits.search, 50, 120)
+        assert counts.samples == reference.samples == 120
+        assert abs(counts.correct - reference.correct) <= 1
+        assert counts.loss == pytest.approx(reference.loss, rel=0.02)
