@@ -1,8 +1,8 @@
-"""Integer convolutions and linear layers: codes of 8 bits or fewer in, codes or float out.
+"""Integer convolutions, linear layers and matrix products on codes of 8 bits or fewer.
 
-The products are oneDNN's, of unsigned activations and signed weights with a scale per output
-channel, summed in int32 without loss. Bias, activation and the quantization of the result to the
-next layer's grid are part of the same call wherever oneDNN has it so.
+The products are oneDNN's, summed in int32 without loss. Layers multiply unsigned activations by
+signed weights with a scale per output channel; bias, activation and the quantization of the result
+to the next layer's grid are part of the same call wherever oneDNN has it so.
 """
 
 import functools
@@ -30,6 +30,11 @@ _ROUNDING = 1.5 * 2**23
 
 # Elements quantized at a time: the passes over them then find them in the cache.
 _BLOCK = 2**19
+
+# Multiplications from which an integer product of two matrices outweighs the cost of its call, and
+# the elements of products that are held as integers at a time.
+_SMALL_PRODUCT = 2**19
+_PRODUCT_BLOCK = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +363,68 @@ def _padding(module: nn.Conv2d) -> list[int] | None:
     return list(module.padding)
 
 
+def matmul(left: Tensor, left_grid: CodeGrid, right: Tensor, right_grid: CodeGrid) -> Tensor:
+    """Multiply two activations, as attention does.
+
+    Small matrices are multiplied in float: a call for each would take longer.
+
+    Args:
+        left: Codes, ``... x rows x inner``.
+        left_grid: Their grid.
+        right: Codes, ``... x inner x columns``, with the same leading sizes.
+        right_grid: Their grid.
+
+    Returns:
+        The product, float32, contiguous.
+    """
+    *batch, rows, inner = left.shape
+    columns = right.shape[-1]
+    if rows * inner * columns < _SMALL_PRODUCT or inner * _LARGEST_CODE**2 > _LARGEST_SUM:
+        return from_codes(left, left_grid) @ from_codes(right, right_grid)
+    a, a_zero = _left_operand(left.reshape(-1, rows, inner), left_grid)
+    b, b_zero = _right_operand(right.reshape(-1, inner, columns), right_grid)
+    # sum (a - a_zero) (b - b_zero) = sum a b - a_zero sum b - b_zero sum (a - a_zero)
+    by_column = _total(b, -2).mul_(a_zero) if a_zero else None
+    by_row = _total(a, -1).sub_(inner * a_zero).mul_(b_zero) if b_zero else None
+    out = torch.empty(len(a), rows, columns)
+    block = max(1, _PRODUCT_BLOCK // (rows * columns))
+    products = torch.empty(min(block, len(a)), rows, columns, dtype=torch.int32)
+    for start in range(0, len(a), block):
+        part = slice(start, min(start + block, len(a)))
+        sums = products[: part.stop - start]
+        for one, other, into in zip(a[part], b[part], sums, strict=True):
+            torch._int_mm(one, other, out=into)
+        if by_column is not None:
+            sums.sub_(by_column[part])
+        if by_row is not None:
+            sums.sub_(by_row[part])
+        out[part].copy_(sums).mul_(left_grid.scale * right_grid.scale)
+    return out.view(*batch, rows, columns)
+
+
+def _left_operand(codes: Tensor, grid: CodeGrid) -> tuple[Tensor, int]:
+    """Return 8-bit numbers, signed or not, and which of them is zero: 0 itself if that can be."""
+    if grid.zero_point and _fit_when_centred(grid):
+        return (codes - grid.zero_point).view(torch.int8), 0
+    return codes, grid.zero_point
+
+
+def _right_operand(codes: Tensor, grid: CodeGrid) -> tuple[Tensor, int]:
+    """Like `_left_operand`, but always signed."""
+    centre = grid.zero_point if _fit_when_centred(grid) else 2 ** (CONTAINER_BITS - 1)
+    return (codes - centre).view(torch.int8), grid.zero_point - centre
+
+
+def _fit_when_centred(grid: CodeGrid) -> bool:
+    half = 2 ** (CONTAINER_BITS - 1)
+    return grid.zero_point <= half and grid.highest - grid.zero_point < half
+
+
+def _total(x: Tensor, axis: int) -> Tensor:
+    total: Tensor = x.sum(axis, keepdim=True, dtype=torch.int32)
+    return total
+
+
 def supports(layer: QuantizedWeightLayer) -> str | None:
     """Return why the kernels cannot compute a layer, or None if they can."""
     inner = layer.inner
@@ -390,13 +457,28 @@ def available() -> str | None:
     # Without these instructions pairs of products are summed in 16 bits, with saturation.
     if not torch.cpu._is_vnni_supported():
         return "the CPU has no instructions for products of 8-bit integers (AVX512-VNNI)"
-    return None if _sums_are_exact() else "the quantized convolution of this build is not exact"
+    return None if _sums_are_exact() else "the integer products of this build are not exact"
 
 
 def _sums_are_exact() -> bool:
-    module = nn.Conv2d(8, 1, 1, bias=False)
-    codes = torch.full((1, 8, 2, 2), 255, dtype=torch.uint8)
+    """Check sums of the largest products, which would be the first to saturate."""
+    count = 16
     grid = CodeGrid(1.0, 3, 255)
-    weight = pack_conv(torch.full((1, 8, 1, 1), 127, dtype=torch.int8), torch.ones(1), module, grid)
-    out = conv(codes, grid, weight, module, "none", None)
-    return bool((out == 8 * (255 - 3) * 127).all())
+    codes = torch.full((count, count), 255, dtype=torch.uint8)
+    weights = torch.full((count, count), 127, dtype=torch.int8)
+    ones = torch.ones(count)
+    product = linear(codes, grid, pack_linear(weights, ones), None, "none", None)
+    module = nn.Conv2d(count, count, 2, bias=False)
+    image = codes[:, :, None, None].expand(-1, -1, 2, 2)
+    packed = pack_conv(weights[:, :, None, None].expand(-1, -1, 2, 2), ones, module, grid)
+    convolved = conv(image, grid, packed, module, "none", None)
+    largest = count * (255 - grid.zero_point) * 127
+    sums = torch._int_mm(codes, weights)
+    return all(
+        torch.equal(found, torch.full_like(found, right))
+        for found, right in [
+            (product, largest),
+            (convolved, 4 * largest),
+            (sums, count * 255 * 127),
+        ]
+    )

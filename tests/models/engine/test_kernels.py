@@ -15,6 +15,7 @@ from bitfront.models.engine.kernels import (
     conv,
     from_codes,
     linear,
+    matmul,
     pack_conv,
     pack_linear,
     supports,
@@ -261,6 +262,52 @@ def test_the_largest_sums_are_exact():
         weight = pack_linear(codes, torch.ones(1))
         out = linear(x, CodeGrid(1.0, zero_point, 255), weight, None, "none", None)
         assert out.item() == pytest.approx(-(255 - zero_point) * 128 * 65793, rel=1e-7)
+
+
+def operand(shape, bits, ends, seed):
+    """Codes over a whole grid, the grid, and their exact values."""
+    grid = code_grid(tensor_grid(*ends, bits, "affine"), bits)
+    codes = torch.randint(0, grid.highest + 1, shape, generator=draw(seed), dtype=torch.uint8)
+    return codes, grid, (codes.double() - grid.zero_point) * grid.scale
+
+
+@needs_kernels
+@pytest.mark.parametrize("bits", [(8, 8), (5, 8), (8, 2), (7, 4)], ids=str)
+@pytest.mark.parametrize("left_ends", [(0.0, 1.0), (-1.0, 1.5), (-1.0, 0.0)], ids=str)
+@pytest.mark.parametrize("right_ends", [(0.0, 1.0), (-1.5, 1.0), (-0.01, 1.0)], ids=str)
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("size", [(97, 64, 97), (99, 197, 33), (7, 8, 9)], ids=str)
+def test_products_of_activations(size, batch, right_ends, left_ends, bits, monkeypatch):
+    rows, inner, columns = size
+    monkeypatch.setattr(kernels, "_PRODUCT_BLOCK", 2 * rows * columns + 1)
+    left, left_grid, exact_left = operand((*batch, rows, inner), bits[0], left_ends, 0)
+    right, right_grid, exact_right = operand((*batch, inner, columns), bits[1], right_ends, 1)
+    before = left.clone(), right.clone()
+    out = matmul(left, left_grid, right, right_grid)
+    assert_close(out, exact_left @ exact_right)
+    assert torch.equal(left, before[0]) and torch.equal(right, before[1])
+
+
+@needs_kernels
+def test_products_of_operands_laid_out_as_by_attention():
+    qkv, grid, exact = operand((2, 97, 3, 2, 64), 8, (-1.0, 1.5), 0)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    exact_q, exact_k, exact_v = exact.permute(2, 0, 3, 1, 4).unbind(0)
+    scores = matmul(q, grid, k.transpose(-2, -1), grid)
+    assert_close(scores, exact_q @ exact_k.transpose(-2, -1))
+    weights, weight_grid, exact_weights = operand(scores.shape, 8, (0.0, 1.0), 1)
+    assert_close(matmul(weights, weight_grid, v, grid), exact_weights @ exact_v)
+
+
+@needs_kernels
+@pytest.mark.parametrize("inner", [33025, 33026])
+def test_products_with_the_largest_sums(inner):
+    grid = CodeGrid(1.0, 0, 255)
+    left = torch.full((1, 4, inner), 255, dtype=torch.uint8)
+    right = torch.full((1, inner, 4), 255, dtype=torch.uint8)
+    out = matmul(left, grid, right, grid)
+    # Float's own error; sums that had left the range of int32 would be negative.
+    assert (out / (255 * 255 * inner) - 1).abs().max() <= 1e-4
 
 
 def layer_of(module):
