@@ -61,7 +61,8 @@ class _WorkerActor:
 
     def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
         """Yield measurements with the indices of their requests; Ray streams what is yielded."""
-        yield from self._worker.measure(requests)
+        for answered in self._worker.measure(requests):  # Ray sends, and an iterator cannot take it
+            yield answered
 
     def measure_one(self, request: Request) -> Measurement:
         """Return the measurement of a request: one answer comes faster than a stream of one."""
