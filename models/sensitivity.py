@@ -46,7 +46,8 @@ def layer_output_l2(
                 weight = FLOAT_BITS if operands == "activation" else width
                 activation = FLOAT_BITS if operands == "weight" else width
                 quantized = layer.compute(inputs, weight, activation)
-                squares[row, column] += float((full - quantized).double().square_().sum())
+                change = torch.linalg.vector_norm(full - quantized, dtype=torch.float64)
+                squares[row, column] += float(change) ** 2
 
         return layer.register_forward_hook(compare)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitfront.models import build_model
+from bitfront.models import build_model, quantized_layers
 from bitfront.models.profile import profile
 from bitfront.models.quantized import QuantizedModel
 from bitfront.models.sensitivity import layer_output_l2
@@ -76,3 +76,38 @@ def test_labels_are_ignored_and_the_allocation_is_restored(calibrated):
     )
     assert model.allocation is allocation
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_ranges_and_weights_are_found_once_for_all_batches_and_allocations(calibrated, monkeypatch):
+    model, batches = calibrated
+    searched = {}
+    for name in ("activation_range", "weight_fraction", "weight_grid"):
+        calls = searched[name] = []
+        real = getattr(quantized_layers, name)
+
+        def counted(*args, calls=calls, real=real):
+            calls.append(args)
+            return real(*args)
+
+        monkeypatch.setattr(quantized_layers, name, counted)
+    matmuls = sum(layer.kind == "matmul" for layer in model.layers)
+    operands, weights = len(model.layers) + matmuls, len(model.layers) - matmuls
+    layer_output_l2(model, batches, [2, 4, 8])
+    once = {name: len(calls) for name, calls in searched.items()}
+    assert once == {
+        "activation_range": 3 * operands,
+        "weight_fraction": 3 * weights,
+        "weight_grid": 3 * weights,
+    }
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        widths = [
+            [random.choice([2, 4, 8], channels).astype(np.uint8) for channels in sizes]
+            for sizes in zip(*((o.out_channels, o.in_channels) for o in model.layers), strict=True)
+        ]
+        names = [layer.name for layer in model.layers]
+        model.set_allocation(BitAllocation(names, *widths))
+        with torch.inference_mode():
+            model(batches[0])
+    assert len(searched["activation_range"]) == once["activation_range"]
+    assert len(searched["weight_fraction"]) == once["weight_fraction"]
