@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install study ui test test-fast lint bench clean
+.PHONY: help install study ui test test-fast lint bench bench-quick clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,7 +12,8 @@ help:
 	@echo "make ui         browse its Pareto front in the MLflow UI"
 	@echo "make test       install, then lint, types, layers contract and all tests"
 	@echo "make test-fast  the quick tests only"
-	@echo "make bench      measure pricing, pool overhead and evaluation"
+	@echo "make bench      measure everything that is claimed to be fast, and record it"
+	@echo "make bench-quick  the integer engine on a ResNet-20, in under a minute"
 
 install: $(VENV)/.installed
 
@@ -45,9 +46,10 @@ test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/pricing.py
-	$(BIN)/python benchmarks/pool.py
-	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python -m bitfront.benchmarks
+
+bench-quick: $(VENV)/.installed
+	$(BIN)/python -m bitfront.benchmarks --quick
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -20,13 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="measure nothing, show the record")
     given = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 180)
+    failed: list[str] = []
     if given.report:
-        record, failed = Record.read(), []
+        record = Record.read()
     else:
-        names = QUICK if given.quick else selected(given.only)
-        if not names:
+        chosen = QUICK if given.quick else selected(given.only)
+        if not chosen:
             parser.error(f"no key begins with {given.only!r}")
-        entries, failed = run(names, given.only, console)
+        entries, failed = run(chosen, given.only, console)
         record = Record.here(entries)
     show(record, console)
     if not given.quick and record.entries:

@@ -191,7 +191,9 @@ class Loaded:
 def folded_network(model: QuantizedModel) -> nn.Module:
     """Return a copy of a model's network without wrappers: float, its batch norms folded."""
     network = copy.deepcopy(model).network
-    wrappers = {m: m.inner for m in network.modules() if isinstance(m, QuantizedLayer)}
+    wrappers: dict[nn.Module, nn.Module] = {
+        m: m.inner for m in network.modules() if isinstance(m, QuantizedLayer)
+    }
     return replace_modules(network, wrappers)
 
 

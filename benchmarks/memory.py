@@ -6,6 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from bitfront.spaces import BitAllocation
+from bitfront.studies.workload import Workload
+
 from .cases import CASES, Loaded
 from .record import Entry
 
@@ -50,7 +53,7 @@ def _in_new_process(function: Callable[..., int], *args: object) -> int:
         return pool.submit(function, *args).result()
 
 
-def _evaluate_float(workload: object) -> int:
+def _evaluate_float(workload: Workload) -> int:
     import torch
 
     from bitfront.models.allocator import keep_freed_memory
@@ -62,7 +65,7 @@ def _evaluate_float(workload: object) -> int:
     return _peak_bytes()
 
 
-def _evaluate_allocations(workload: object, allocations: list[object]) -> int:
+def _evaluate_allocations(workload: Workload, allocations: list[BitAllocation]) -> int:
     from bitfront.models.allocator import keep_freed_memory
     from bitfront.studies.evaluation import Worker
     from bitfront.studies.requests import Request

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import ray
 
 from bitfront.energy import EnergyModel, load_table
 from bitfront.models.config import DataConfig, QuantizerConfig
@@ -27,9 +28,10 @@ from .record import Entry
 
 WARM_UP = 20
 REQUESTS = 200
+MANY = 500
 IMAGES = 512
-SEARCH = 48
-SEARCHES = 7
+SEARCH = 32
+SEARCHES = 4
 POOLS = 2
 
 
@@ -44,6 +46,25 @@ def overhead() -> dict[str, Entry]:
             (measurement,) = pool.evaluate([Request(space.sample(rng))], trial)
             found.append(1000 * (time.perf_counter() - started - measurement.wall_s))
     return {"pool.overhead_ms": Entry.median_of(found[WARM_UP:], "ms")}
+
+
+def saturation() -> dict[str, Entry]:
+    """Measure the pool with hardly any work behind an answer: what the coordinator can take."""
+    workload = _tiny_workload()
+    space, rng = BitSpace.build(workload.layers), np.random.default_rng(0)
+    rates, cpu_ms = [], []
+    with _opened(workload, workers=2, requests=MANY * (1 + SEARCHES)) as (pool, trial):
+        for number in range(1 + SEARCHES):
+            requests = [Request(space.sample(rng), fidelity=1 / 32) for _ in range(MANY)]
+            cpu_before, started = _cpu_s(pool), time.perf_counter()
+            pool.evaluate(requests, trial)
+            if number > 0:  # the first waits for the workers
+                rates.append(MANY / (time.perf_counter() - started))
+                cpu_ms.append(1000 * (_cpu_s(pool) - cpu_before) / MANY)
+    return {
+        "pool.answers_per_s": Entry.median_of(rates, "/s", note="2 workers, 1 image"),
+        "pool.coordinator_ms": Entry.median_of(cpu_ms, "ms", note=f"{MANY} asked at once"),
+    }
 
 
 def two_workers() -> dict[str, Entry]:
@@ -74,6 +95,12 @@ def two_workers() -> dict[str, Entry]:
         "pool.one_worker_per_s": Entry.median_of(rates[1], "/s", note=note),
         "pool.two_workers_per_s": Entry.median_of(rates[2], "/s", note=note),
     }
+
+
+def _cpu_s(pool: RayPool) -> float:
+    """Return the CPU time of the coordinator's process so far."""
+    seconds: float = ray.get(pool.coordinator.__ray_call__.remote(lambda _: time.process_time()))
+    return seconds
 
 
 @contextmanager

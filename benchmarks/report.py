@@ -1,6 +1,5 @@
 """What the numbers are held against, and how they are shown."""
 
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,14 +22,19 @@ MEANINGS = {
     "engine.*.mixed_vs_fp32": "the same at random mixed widths 2 to 8",
     "engine.*.vs_fake_quantize": "against torch's fake quantization",
     "engine.*.vs_reference": "against the reference path",
-    "engine.*.images_per_s": "engine at 8 bits",
+    "engine.*.mixed_images_per_s": "engine at random mixed widths 2 to 8",
     "engine.*.fp32_images_per_s": "the faster float32 forward pass",
+    "engine.*.fake_quantize_images_per_s": "torch's fake quantization",
+    "engine.*.reference_images_per_s": "reference path",
+    "engine.*.images_per_s": "engine at 8 bits",
     "engine.*.layer_error": "largest relative error of a layer on the same input codes",
     "engine.*.agreement": "same top-1 as the reference, 50 random allocations",
     "engine.*.accuracy_difference": "mean accuracy less the reference's, 50 random allocations",
-    "engine.*.prepare_ms": "preparing a random allocation: plan, quantized and packed weights",
+    "engine.*.prepare_ms": "plan and weights of a random allocation, and one image",
     "sensitivity.*.vs_naive": "time of all layers x widths 2 to 8, share of one at a time",
     "pool.two_workers_vs_one": "evaluations a second, 2 workers against 1",
+    "pool.one_worker_per_s": "evaluations a second, 1 worker",
+    "pool.two_workers_per_s": "evaluations a second, 2 workers",
     "pool.overhead_ms": "request to answer through Ray and ledger, less the measurement",
     "pool.answers_per_s": "answers through Ray and ledger, hardly any work behind them",
     "pool.coordinator_ms": "CPU time of the coordinator per answer",
@@ -41,10 +45,12 @@ MEANINGS = {
     "memory.*.vs_fp32": "the former over the latter",
     "memory.*.of_allowance": "peak memory of a worker over 1.5x float32 + cache bound",
     "evaluation.*.allocator_gain": "reference path with freed memory kept",
+    "training.*.vs_fp32": "step of training at 8 bits against the faster float32 step",
+    "training.*.vs_fake_quantize": "the same against torch's fake quantization",
+    "training.*.images_per_s": "training at 8 bits",
     "quantizer.channels_last.vs_torch": "quantize-dequantize against torch's, channels_last",
     "quantizer.contiguous.vs_torch": "the same, contiguous",
     "quantizer.gradients.vs_torch": "forward and backward, channels_last",
-    "quantizer.to_codes.vs_torch": "quantizing to codes, against torch's fake quantization",
 }
 """What every key says, the first pattern that fits."""
 
@@ -58,7 +64,7 @@ class Bar:
 
     def is_met(self, amount: float) -> bool:
         """Whether a number reaches it."""
-        return {">=": operator.ge, "<=": operator.le}[self.side](amount, self.limit)
+        return amount >= self.limit if self.side == ">=" else amount <= self.limit
 
 
 BARS = {

@@ -4,7 +4,7 @@ import torch
 
 from bitfront.models.allocator import keep_freed_memory
 from bitfront.models.engine import Engine
-from bitfront.models.evaluate import evaluate_each
+from bitfront.models.evaluate import Counts, evaluate_each
 from bitfront.spaces import BitAllocation
 
 from .cases import CASES, Loaded
@@ -28,10 +28,10 @@ def sweep(name: str) -> dict[str, Entry]:
     images, batch = loaded.images, loaded.case.batch
     allocations = one_at_a_time(loaded.uniform)
 
-    def shared() -> object:
+    def shared() -> list[Counts]:
         return evaluate_each(engine, allocations, images, batch, IMAGES)
 
-    def naive() -> object:
+    def naive() -> list[Counts]:
         return [evaluate_each(engine, [one], images, batch, IMAGES)[0] for one in allocations]
 
     same = [(c.correct, c.loss_sum) for c in shared()] == [(c.correct, c.loss_sum) for c in naive()]
