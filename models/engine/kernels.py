@@ -22,6 +22,7 @@ from ..quantizers import CONTAINER_BITS, Grid, quantize
 Activation = Literal["none", "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh"]
 
 _LARGEST_CODE = 2**CONTAINER_BITS - 1
+_HALF: int = 2 ** (CONTAINER_BITS - 1)
 _LARGEST_SUM = 2**31 - 1
 
 # At this size the distance of float32 numbers is 1: adding it rounds to the nearest integer, halves
@@ -87,42 +88,40 @@ def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
     Returns:
         Codes in uint8, in the memory format of `x`.
     """
-    parts = _code_parts(grid, channel_axis, x.dim())
+    low = _ROUNDING - grid.zero_point
+    steps = _channel_steps(grid, channel_axis, x.dim()) if grid.channel_bits else None
     codes = torch.empty_like(x, dtype=torch.uint8)
     rows = len(x) if channel_axis % x.dim() == 0 else len(x) * _BLOCK // max(1, x.numel())
     for block, into in zip(*(torch.split(t, max(1, rows)) for t in (x, codes)), strict=True):
-        rounded = block.div(parts.scale).add_(_ROUNDING).clamp_(parts.low, parts.high)
-        # The sum's lowest byte is the code less the zero point, modulo 256: 1.5 * 2^23's own is 0.
-        into.copy_(rounded.view(torch.int32))
-        if parts.step is not None:
-            into.mul_(parts.step)
-        into.add_(grid.zero_point)
+        sums = block.div(grid.scale)
+        if steps is None:
+            sums.add_(_ROUNDING).clamp_(low, low + grid.highest)
+        else:
+            sums.add_(steps.rounding).sub_(steps.excess).clamp_(min=low)
+            torch.minimum(sums, steps.high, out=sums)
+        # Their lowest byte is the code less the zero point, modulo 256: that of 1.5 * 2^23 is 0.
+        into.copy_(sums.view(torch.int32)).add_(grid.zero_point)
     return codes
 
 
-class _CodeParts(NamedTuple):
-    """What `to_codes` computes with: numbers, or tensors that broadcast by channel.
+class _ChannelSteps(NamedTuple):
+    """What `to_codes` computes with where channels have several widths; broadcasts by channel."""
 
-    The clamps hold for the quotient moved by `_ROUNDING` and for codes in steps of one.
-    """
-
-    scale: float | Tensor
-    low: float | Tensor
-    high: float | Tensor
-    step: Tensor | None
+    rounding: Tensor
+    """Adding it rounds to a multiple of the channel's step."""
+    excess: Tensor
+    """By how much that is more than `_ROUNDING`."""
+    high: Tensor
+    """The channel's highest code, moved by `_ROUNDING` and the zero point."""
 
 
 @functools.lru_cache(maxsize=1024)
-def _code_parts(grid: CodeGrid, channel_axis: int, dim: int) -> _CodeParts:
-    if grid.channel_bits is None:
-        low = _ROUNDING - grid.zero_point
-        return _CodeParts(grid.scale, low, low + grid.highest, None)
+def _channel_steps(grid: CodeGrid, channel_axis: int, dim: int) -> _ChannelSteps:
     shape = [1] * dim
     shape[channel_axis] = -1
-    bits = torch.tensor(list(grid.channel_bits)).view(shape)
-    step = 2 ** (CONTAINER_BITS - bits)
-    lows = (_ROUNDING - grid.zero_point // step).float()
-    return _CodeParts((grid.scale * step).float(), lows, lows + (2**bits - 1), step.byte())
+    step = torch.tensor([2.0 ** (CONTAINER_BITS - b) for b in grid.channel_bits or b""]).view(shape)
+    high = _ROUNDING - grid.zero_point + (2**CONTAINER_BITS - step)
+    return _ChannelSteps(step * _ROUNDING, (step - 1) * _ROUNDING, high)
 
 
 def from_codes(codes: Tensor, grid: CodeGrid) -> Tensor:
@@ -411,13 +410,12 @@ def _left_operand(codes: Tensor, grid: CodeGrid) -> tuple[Tensor, int]:
 
 def _right_operand(codes: Tensor, grid: CodeGrid) -> tuple[Tensor, int]:
     """Like `_left_operand`, but always signed."""
-    centre = grid.zero_point if _fit_when_centred(grid) else 2 ** (CONTAINER_BITS - 1)
+    centre = grid.zero_point if _fit_when_centred(grid) else _HALF
     return (codes - centre).view(torch.int8), grid.zero_point - centre
 
 
 def _fit_when_centred(grid: CodeGrid) -> bool:
-    half = 2 ** (CONTAINER_BITS - 1)
-    return grid.zero_point <= half and grid.highest - grid.zero_point < half
+    return grid.zero_point <= _HALF and grid.highest - grid.zero_point < _HALF
 
 
 def _total(x: Tensor, axis: int) -> Tensor:
@@ -441,7 +439,7 @@ def supports(layer: QuantizedWeightLayer) -> str | None:
     weight: Tensor = inner.weight  # type: ignore[assignment]
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return f"its weights are {weight.dtype} on {weight.device.type}"
-    if weight[0].numel() * _LARGEST_CODE * 2 ** (CONTAINER_BITS - 1) > _LARGEST_SUM:
+    if weight[0].numel() * _LARGEST_CODE * _HALF > _LARGEST_SUM:
         return "its sums of products may not fit in 32 bits"
     return None
 
