@@ -40,6 +40,10 @@ TRIALS_FOLDER = "trials"
 _LOST = (RayActorError, NodeDiedError, OutOfMemoryError, ObjectLostError)
 """What is raised for a worker, or an answer of it, that is gone with its process or node."""
 
+_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Before a lost worker is tried again. Until Ray takes a node for dead, which may be a minute after
+it left, it sends calls there instead of starting the worker elsewhere."""
+
 _CALLS_AT_ONCE = 10_000
 """Of the coordinator: one for every trial, and one from the driver."""
 
@@ -78,10 +82,17 @@ class _RemoteWorker:
 
     async def ready(self) -> None:
         """Return once the actor runs, for the first time or again, and has its network."""
-        try:
-            await self._actor.prepare.options(max_task_retries=MAX_ATTEMPTS).remote()
-        except RayTaskError as error:
-            raise error.cause from None
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                await self._actor.prepare.remote()
+            except RayTaskError as error:
+                raise error.cause from None
+            except _LOST:
+                if pause_s is None:
+                    raise
+                await asyncio.sleep(pause_s)
+            else:
+                return
 
     async def measure(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Measurement]]:
         """Yield measurements as they are there, or say that the actor is lost."""
