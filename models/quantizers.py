@@ -64,8 +64,7 @@ def quantize(x: Tensor, grid: Grid) -> Tensor:
     Returns:
         Integers held in the type of `x`; in float32 if `x` has a narrower one.
     """
-    wide = _wide(x.detach())
-    return _centred_codes(wide, grid, torch.empty_like(wide)).add_(grid.zero_point)
+    return _centred_codes(_wide(x.detach()), grid).add_(grid.zero_point)
 
 
 def dequantize(codes: Tensor, grid: Grid) -> Tensor:
@@ -92,28 +91,25 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _nearest_points(x: Tensor, grid: Grid) -> Tensor:
-    x = x.detach()
-    out = torch.empty_like(x)
     differs_by_row = isinstance(grid.scale, Tensor) and grid.scale.shape[:1] > (1,)
     if x.nbytes <= _BLOCK_BYTES or differs_by_row:
-        _nearest_points_into(out, x, grid)
-    else:
-        rows = max(1, _BLOCK_BYTES * len(x) // x.nbytes)
-        for block, source in zip(torch.split(out, rows), torch.split(x, rows), strict=True):
-            _nearest_points_into(block, source, grid)
+        return _block_points(x, grid)
+    out = torch.empty_like(x)
+    rows = max(1, _BLOCK_BYTES * len(x) // x.nbytes)
+    for source, target in zip(torch.split(x, rows), torch.split(out, rows), strict=True):
+        _block_points(source, grid, target)
     return out
 
 
-def _nearest_points_into(out: Tensor, x: Tensor, grid: Grid) -> None:
-    _centred_codes(x, grid, out).mul_(grid.scale)
-    if grid.unquantized is not None:
-        torch.where(grid.unquantized, x, out, out=out)
+def _block_points(x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
+    out = _centred_codes(x, grid, out).mul_(grid.scale)
+    return out if grid.unquantized is None else torch.where(grid.unquantized, x, out, out=out)
 
 
-def _centred_codes(x: Tensor, grid: Grid, out: Tensor) -> Tensor:
+def _centred_codes(x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
     """Return the codes less the zero point; clamping the difference saves two passes."""
-    torch.div(x, grid.scale, out=out).round_()
-    return _clamp(out, grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
+    codes = torch.div(x, grid.scale, out=out).round_()
+    return _clamp(codes, grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
 
 
 def _clamp(codes: Tensor, low: Any, high: Any) -> Tensor:
