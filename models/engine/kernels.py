@@ -455,7 +455,11 @@ def available() -> str | None:
     # Without these instructions pairs of products are summed in 16 bits, with saturation.
     if not torch.cpu._is_vnni_supported():
         return "the CPU has no instructions for products of 8-bit integers (AVX512-VNNI)"
-    return None if _sums_are_exact() else "the integer products of this build are not exact"
+    try:
+        exact = _sums_are_exact()
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"the quantized operations of this build fail: {str(error).splitlines()[0]}"
+    return None if exact else "the integer products of this build are not exact"
 
 
 def _sums_are_exact() -> bool:

@@ -539,6 +539,17 @@ def test_a_build_whose_sums_saturate_is_refused(monkeypatch):
     assert "not exact" in available.__wrapped__()
 
 
+def test_a_build_with_other_operations_is_refused(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no such schema\nand where")
+
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(kernels, "linear", fail)
+    assert available.__wrapped__() == (
+        "the quantized operations of this build fail: no such schema"
+    )
+
+
 def test_the_answer_to_available_is_a_clause_or_none():
     assert available() is None or not available().endswith(".")
 
