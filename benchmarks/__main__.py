@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from . import scaling_model
 from .record import RECORD, Record
-from .report import PAGE, missed, show, with_table
+from .report import PAGE, markdown, missed, show, with_part
 from .suite import QUICK, run, selected
 
 
@@ -49,7 +50,10 @@ def _keep(record: Record, whole: bool) -> None:
     if not whole and RECORD.exists():
         record = Record.read().updated(record)
     record.write()
-    PAGE.write_text(with_table(PAGE.read_text(), record))
+    page = with_part(PAGE.read_text(), "results", markdown(record))
+    if scaling_model.is_possible(record):
+        page = with_part(page, "scaling", scaling_model.markdown(record))
+    PAGE.write_text(page)
 
 
 if __name__ == "__main__":

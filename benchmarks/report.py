@@ -14,8 +14,8 @@ from .record import Entry, Record
 T = TypeVar("T")
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-BEGIN = "<!-- begin: measured by `make bench` -->"
-END = "<!-- end: measured by `make bench` -->"
+BEGIN = "<!-- {}, written by `make bench` -->"
+END = "<!-- end of {} -->"
 
 MEANINGS = {
     "engine.*.vs_fp32": "engine at 8 bits against the faster float32 forward pass",
@@ -35,6 +35,7 @@ MEANINGS = {
     "pool.two_workers_vs_one": "evaluations a second, 2 workers against 1",
     "pool.one_worker_per_s": "evaluations a second, 1 worker",
     "pool.two_workers_per_s": "evaluations a second, 2 workers",
+    "pool.evaluation_ms": "one evaluation where it is measured, 1 worker",
     "pool.overhead_ms": "request to answer through Ray and ledger, less the measurement",
     "pool.answers_per_s": "answers through Ray and ledger, hardly any work behind them",
     "pool.coordinator_ms": "CPU time of the coordinator per answer",
@@ -162,11 +163,18 @@ def markdown(record: Record) -> str:
     return "\n".join(lines)
 
 
-def with_table(page: str, record: Record) -> str:
-    """Return a page with the table between its marks made anew."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{markdown(record)}\n\n{END}{after}"
+def with_part(page: str, name: str, text: str) -> str:
+    """Return a page with the text between the marks of a part exchanged.
+
+    Raises:
+        ValueError: If the page lacks the marks.
+    """
+    begin, end = BEGIN.format(name), END.format(name)
+    before, begins, rest = page.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not (begins and ends):
+        raise ValueError(f"the page has no part {name!r}: it begins with {begin}, ends with {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def show(record: Record, console: Console) -> None:
@@ -183,6 +191,8 @@ def show(record: Record, console: Console) -> None:
 
 
 def _with_unit(amount: float, unit: str) -> str:
+    if unit == "%":  # what matters of it is what is missing from 100
+        return f"{amount:.2f} %"
     return f"{number(amount)}x" if unit == "x" else f"{number(amount)} {unit}".rstrip()
 
 

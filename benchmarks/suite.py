@@ -57,7 +57,7 @@ SPEED = (
     "fp32_images_per_s fake_quantize_images_per_s reference_images_per_s"
 )
 SAMENESS = "agreement accuracy_difference layer_error prepare_ms"
-POOL = "two_workers_vs_one one_worker_per_s two_workers_per_s"
+POOL = "two_workers_vs_one evaluation_ms one_worker_per_s two_workers_per_s"
 
 BENCHMARKS = (
     Benchmark.of("pricing.measure", "pricing", "allocations_per_s one_us"),

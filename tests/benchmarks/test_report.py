@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from bitfront.benchmarks import scaling_model
 from bitfront.benchmarks.record import RECORD, Entry, Record
 from bitfront.benchmarks.report import (
     BEGIN,
@@ -16,7 +17,7 @@ from bitfront.benchmarks.report import (
     missed,
     rows,
     show,
-    with_table,
+    with_part,
 )
 from bitfront.benchmarks.suite import BENCHMARKS
 
@@ -69,14 +70,14 @@ def test_a_row_says_what_disturbed_it():
 
 
 def test_the_table_stands_between_its_marks():
-    page = f"# Title\n\n{BEGIN}\nold\n{END}\n\nMore.\n"
-    made = with_table(page, record(vs_fp32=2.0))
-    assert made.startswith(f"# Title\n\n{BEGIN}\n\n")
-    assert made.endswith(f"\n\n{END}\n\nMore.\n")
-    assert "old" not in made
-    assert "| `engine.resnet20.vs_fp32` |" in made
-    assert "| 2x | 2 to 2 | 7 | >= 3x | missed |" in made
-    assert with_table(made, record(vs_fp32=2.0)) == made
+    begin, end = BEGIN.format("results"), END.format("results")
+    table = markdown(record(vs_fp32=2.0))
+    made = with_part(f"# Title\n\n{begin}\nold\n{end}\n\nMore.\n", "results", table)
+    assert made == f"# Title\n\n{begin}\n\n{table}\n\n{end}\n\nMore.\n"
+    assert "| `engine.resnet20.vs_fp32` |" in table
+    assert "| 2x | 2 to 2 | 7 | >= 3x | missed |" in table
+    with pytest.raises(ValueError, match="no part 'scaling'"):
+        with_part(made, "scaling", "text")
 
 
 def test_the_terminal_shows_the_same_rows():
@@ -85,7 +86,7 @@ def test_the_terminal_shows_the_same_rows():
     text = console.file.getvalue()
     assert "engine.resnet20.vs_fp32" in text
     assert "missed" in text
-    assert "100 %" in text
+    assert "100.00 %" in text
 
 
 def test_every_key_has_a_meaning_and_every_meaning_a_key():
@@ -115,5 +116,6 @@ def test_what_must_hold_is_measured(key):
     assert any(key in one.keys for one in BENCHMARKS)
 
 
-def test_the_page_shows_the_record_in_the_repository():
-    assert markdown(Record.read(RECORD)) in PAGE.read_text()
+@pytest.mark.parametrize("part", [markdown, scaling_model.markdown], ids=["results", "scaling"])
+def test_the_page_shows_the_record_in_the_repository(part):
+    assert part(Record.read(RECORD)) in PAGE.read_text()
