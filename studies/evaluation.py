@@ -1,14 +1,24 @@
 """Measuring allocations: the one place where accuracies come from."""
 
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-from ..models.evaluate import Counts, evaluate, first_nonfinite
+import torch
+
+from ..models.engine import Engine, EngineWarning, NonFiniteError
+from ..models.evaluate import Counts, evaluate, evaluate_each, first_nonfinite
 from ..models.threads import fixed_threads
-from ..spaces import Measurement
+from ..spaces import BitAllocation, Measurement, Split
 from .memory import is_out_of_memory
 from .requests import Request, failed, measured
 from .workload import Workload
+
+_EXAMPLE_IMAGES = 32
+"""Most images on which the integer engine compares itself with the reference."""
+
+_T = TypeVar("_T")
 
 
 class Worker:
@@ -22,13 +32,24 @@ class Worker:
     Args:
         workload: What is measured.
         threads: Threads of torch, in every call.
+        device: Where the network runs; the integer engine is for ``cpu`` alone.
+
+    Attributes:
+        notes: What a user should know of how this worker measures, a sentence each.
     """
 
-    def __init__(self, workload: Workload, threads: int = 1) -> None:
+    def __init__(self, workload: Workload, threads: int = 1, device: str = "cpu") -> None:
         self._workload = workload
         self._threads = threads
+        self._engine: Engine | None = None
+        self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
             self._model = workload.quantized_model()
+            if device != "cpu":
+                _require_exact_products()
+                self._model.to(device)
+            elif workload.engine == "integer":
+                self._engine, self.notes = _noted(self._integer_engine)
 
     def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
         """Yield the measurement of every request with its index, each as soon as it is there.
@@ -40,8 +61,27 @@ class Worker:
                 answers = self._measure([requests[index] for index in group])
             yield from zip(group, answers, strict=True)
 
-    def _groups(self, requests: Sequence[Request]) -> list[list[int]]:
-        return [[index] for index in range(len(requests))]
+    def _integer_engine(self) -> Engine:
+        example, _ = next(self._workload.images["calibration"].batches(_EXAMPLE_IMAGES))
+        return Engine(self._model, example)
+
+    def _groups(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Yield which requests to measure together: same images, and network layers in common."""
+        alike: dict[tuple[Split, float], list[int]] = {}
+        for index, request in enumerate(requests):
+            alike.setdefault((request.split, request.fidelity), []).append(index)
+        for indices in alike.values():
+            for group in self._together([requests[index].allocation for index in indices]):
+                yield [indices[number] for number in group]
+
+    def _together(self, allocations: Sequence[BitAllocation]) -> list[list[int]]:
+        alone = [[number] for number in range(len(allocations))]
+        if self._engine is None or len(allocations) == 1:
+            return alone
+        try:
+            return self._engine.together(allocations)
+        except Exception:  # whatever is wrong with one of them is found when it is measured
+            return alone
 
     def _measure(self, requests: Sequence[Request]) -> list[Measurement]:
         """Measure requests for the same images together; if that fails, each alone."""
@@ -49,7 +89,7 @@ class Worker:
             started = time.perf_counter()
             try:
                 counts = self._count(requests, self._workload.batch_size)
-            except Exception:  # of which of them, and if of any that is alone, is to be seen
+            except Exception:  # whose fault it is, each alone will show
                 pass
             else:
                 wall_s = (time.perf_counter() - started) / len(requests)
@@ -69,9 +109,12 @@ class Worker:
         wall_s = time.perf_counter() - started
         if isinstance(counts, Counts):
             return self._answer(request, counts, wall_s)
-        reason = f"could not be measured: {type(counts).__name__}: {counts}"
         if is_out_of_memory(counts):
             reason = f"ran out of memory, even in batches of {size} images: {counts}"
+        elif isinstance(counts, NonFiniteError):
+            reason = self._what_is_not_finite(request) or f"cannot be computed: {counts}"
+        else:
+            reason = f"could not be measured: {type(counts).__name__}: {counts}"
         return failed(request, self._workload.energy, reason, wall_s=wall_s)
 
     def _tried(self, request: Request, batch_size: int) -> Counts | Exception:
@@ -86,6 +129,9 @@ class Worker:
         """Run the network over the images of requests that share them."""
         images = self._workload.images[requests[0].split]
         limit = images_used(len(images), requests[0].fidelity)
+        if self._engine is not None:
+            allocations = [request.allocation for request in requests]
+            return evaluate_each(self._engine, allocations, images, batch_size, limit)
         found = []
         for request in requests:
             self._model.set_allocation(request.allocation)
@@ -103,21 +149,42 @@ class Worker:
                 samples=counts.samples,
                 wall_s=wall_s,
             )
-        reason = self._what_is_not_finite(request)
+        reason = self._what_is_not_finite(request) or "gives logits that are not finite"
         return failed(request, energy, reason, samples=counts.samples, wall_s=wall_s)
 
-    def _what_is_not_finite(self, request: Request) -> str:
+    def _what_is_not_finite(self, request: Request) -> str | None:
+        """Return what the reference says of values that are not finite; None if it has none."""
         images = self._workload.images[request.split]
         limit = images_used(len(images), request.fidelity)
         try:
             self._model.set_allocation(request.allocation)
+            device = next(self._model.parameters()).device
             for batch, _ in images.batches(self._workload.batch_size, limit):
-                if (module := first_nonfinite(self._model, batch)) is not None:
+                if (module := first_nonfinite(self._model, batch.to(device))) is not None:
                     name = module.removeprefix("network.").removesuffix(".inner")
                     return f"gives values that are not finite, first in layer {name!r}"
         except Exception:  # looking more closely takes more memory
             pass
-        return "gives logits that are not finite"
+        return None
+
+
+def _noted(make: Callable[[], _T]) -> tuple[_T, tuple[str, ...]]:
+    """Return what a function makes, and what the engine warned of meanwhile."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EngineWarning)
+        made = make()
+    notes = tuple(str(w.message) for w in caught if issubclass(w.category, EngineWarning))
+    for other in caught:
+        if not issubclass(other.category, EngineWarning):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return made, notes
+
+
+def _require_exact_products() -> None:
+    """Let GPUs multiply in float32: TF32 rounds what quantizers put on their grids."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 def images_used(count: int, fidelity: float) -> int:

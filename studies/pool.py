@@ -5,10 +5,12 @@ records it, and charges each trial for all it asked. `ray_pool` has the one with
 both give the same answers.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Protocol
 
+from ..models.engine import EngineWarning
 from ..models.threads import fixed_threads
 from ..spaces import Measurement
 from .evaluation import Worker
@@ -107,6 +109,8 @@ class LocalPool:
     def _measure(self, request: Request) -> Measurement:
         if self._worker is None:
             self._worker = Worker(self._workload, self._threads)
+            for note in self._worker.notes:
+                warnings.warn(note, EngineWarning, stacklevel=2)
         ((_, measurement),) = self._worker.measure([request])
         self._record.add(measurement)
         return measurement

@@ -6,9 +6,11 @@ object store, where a node has them once.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import platform
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +53,35 @@ _CALLS_AT_ONCE = 10_000
 class _WorkerActor:
     """Measures requests in a process of its own."""
 
-    def __init__(self, workload: "Workload", threads: int) -> None:
+    def __init__(self, workload: "Workload", threads: int, gpus: float) -> None:
         self._workload = workload
         self._threads = threads
+        self._device = "cuda" if gpus > 0 else "cpu"
 
-    def prepare(self) -> None:
-        """Build and calibrate the network; apart from the constructor, so that errors travel."""
+    def prepare(self) -> tuple[str, ...]:
+        """Build and calibrate the network; apart from the constructor, so that errors travel.
+
+        Returns:
+            What a user should know of this worker.
+        """
+        import torch
+
         from ..models.allocator import keep_freed_memory
         from .evaluation import Worker
 
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise StudyError(
+                f"execution.gpus_per_worker is above 0, and PyTorch {torch.__version__} on the "
+                f"node {platform.node()} finds no CUDA; install a build with CUDA there, or remove "
+                f"the key"
+            )
         keep_freed_memory()
-        self._worker = Worker(self._workload, self._threads)
+        self._worker = Worker(self._workload, self._threads, self._device)
+        return self._worker.notes
 
     def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
         """Yield measurements with the indices of their requests; Ray streams what is yielded."""
-        for answered in self._worker.measure(requests):  # Ray sends, and an iterator cannot take it
+        for answered in self._worker.measure(requests):  # noqa: UP028 - Ray sends into it
             yield answered
 
     def measure_one(self, request: Request) -> Measurement:
@@ -75,16 +91,22 @@ class _WorkerActor:
 
 
 class _RemoteWorker:
-    """A worker actor as the dispatcher sees it."""
+    """A worker actor as the dispatcher sees it.
 
-    def __init__(self, actor: Any) -> None:
+    Args:
+        actor: The actor.
+        note: Told what a user should know.
+    """
+
+    def __init__(self, actor: Any, note: Callable[[str], None]) -> None:
         self._actor = actor
+        self._note = note
 
     async def ready(self) -> None:
         """Return once the actor runs, for the first time or again, and has its network."""
         for pause_s in (*_PAUSES_S, None):
             try:
-                await self._actor.prepare.remote()
+                notes = await self._actor.prepare.remote()
             except RayTaskError as error:
                 raise error.cause from None
             except _LOST:
@@ -92,6 +114,8 @@ class _RemoteWorker:
                     raise
                 await asyncio.sleep(pause_s)
             else:
+                for note in notes:
+                    self._note(note)
                 return
 
     async def measure(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Measurement]]:
@@ -116,14 +140,21 @@ class _Coordinator:
         workload: Reference to the workload, in a list so that Ray does not fetch it here.
         workers: How many.
         threads: CPUs and threads of torch of each.
+        gpus: Share of a GPU of each.
     """
 
-    def __init__(self, books: Books, workload: list[Any], workers: int, threads: int) -> None:
+    def __init__(
+        self, books: Books, workload: list[Any], workers: int, threads: int, gpus: float
+    ) -> None:
         energy = books.energy
         self._record = Record(books)
-        actor = ray.remote(_WorkerActor).options(num_cpus=threads, max_restarts=-1)
+        self._notes: dict[str, None] = {}
+        actor = ray.remote(_WorkerActor).options(num_cpus=threads, num_gpus=gpus, max_restarts=-1)
         self._dispatcher = Dispatcher(
-            [_RemoteWorker(actor.remote(workload[0], threads)) for _ in range(workers)],
+            [
+                _RemoteWorker(actor.remote(workload[0], threads, gpus), self._note)
+                for _ in range(workers)
+            ],
             lambda request: failed(request, energy, f"lost its worker {MAX_ATTEMPTS} times"),
         )
         self._measuring: dict[Request, asyncio.Task[Measurement]] = {}
@@ -131,6 +162,13 @@ class _Coordinator:
     async def start(self) -> None:
         """Let the workers begin."""
         self._dispatcher.start()
+
+    def _note(self, note: str) -> None:
+        self._notes[note] = None
+
+    async def notes(self) -> list[str]:
+        """Return what users should know of the workers, each sentence once."""
+        return list(self._notes)
 
     async def evaluate(
         self, requests: Sequence[Request], trial: str | None = None
@@ -245,17 +283,29 @@ class RayPool(RemoteDesk):
         folder: Where Tune keeps its files.
         at_once: Trials that run at the same time.
         progress: Told of the search a few times a second.
+        warned: What the user was warned of.
     """
 
     network: RemoteNetwork
     folder: Path
     at_once: int
     progress: ProgressCallback | None
+    warned: set[str] = field(default_factory=set)
 
     def each(self, requests: Sequence[Request]) -> Iterator[Measurement]:
         """Yield answers in order, each as soon as it is there; nobody is charged."""
         for answers in [self.coordinator.evaluate.remote([request]) for request in requests]:
             yield from _get(answers)
+        self.warn()
+
+    def warn(self) -> None:
+        """Warn of what workers have noted since the last time."""
+        from ..models.engine import EngineWarning
+
+        for note in _get(self.coordinator.notes.remote()):
+            if note not in self.warned:
+                self.warned.add(note)
+                warnings.warn(note, EngineWarning, stacklevel=2)
 
     def run(self, trials: Sequence[Trial], ground: Ground) -> None:
         """Run trials to their ends; one that fails leaves the others alone."""
@@ -297,6 +347,7 @@ def ray_pool(
     *,
     workers: int,
     threads: int,
+    gpus: float = 0.0,
     address: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Iterator[RayPool]:
@@ -307,14 +358,16 @@ def ray_pool(
         books: What the coordinator keeps.
         workers: Worker processes.
         threads: CPUs and threads of torch of each.
+        gpus: Share of a GPU of each, at most 1; 0 measures on CPUs.
         address: A running cluster; None starts one on this machine, and stops it at the end.
         progress: Told of the search a few times a second.
 
     Raises:
-        StudyError: If the cluster cannot be reached, or no node has that many CPUs.
+        StudyError: If the cluster cannot be reached, or no node has that many CPUs and GPUs.
     """
     with connected(address, cpus=workers * threads, store_bytes=2 * workload.size_bytes):
-        _require_cpus(threads)
+        _require("threads_per_worker", threads, "CPU")
+        _require("gpus_per_worker", gpus, "GPU")
         shared = [ray.put(workload)]
         here = ray.get_runtime_context().get_node_id()
         coordinator: Any = (
@@ -324,25 +377,28 @@ def ray_pool(
                 max_concurrency=_CALLS_AT_ONCE,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
             )
-            .remote(books, shared, workers, threads)
+            .remote(books, shared, workers, threads, gpus)
         )
         network = RemoteNetwork(shared, threads)
         try:
             _get(coordinator.start.remote())
             at_once = max(2, workers)
-            yield RayPool(coordinator, network, books.folder / TRIALS_FOLDER, at_once, progress)
+            pool = RayPool(coordinator, network, books.folder / TRIALS_FOLDER, at_once, progress)
+            yield pool
+            pool.warn()
             _get(coordinator.close.remote())
         finally:
             ray.kill(coordinator)  # and with it the workers, which are its own
 
 
-def _require_cpus(threads: int) -> None:
+def _require(key: str, amount: float, resource: str) -> None:
+    """Check that some node has what every worker needs."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    most = max(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"])
-    if most < threads:
+    most = max(node["Resources"].get(resource, 0) for node in nodes if node["Alive"])
+    if most < amount:
         raise StudyError(
-            f"execution.threads_per_worker is {threads}, and no node of the Ray cluster has more "
-            f"than {most:g} CPUs"
+            f"execution.{key} is {amount:g}, and no node of the Ray cluster has more than "
+            f"{most:g} {resource}s"
         )
 
 

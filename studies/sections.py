@@ -24,6 +24,10 @@ from ..spaces import KNOWN_WIDTHS, BitSpace, Granularity, Layer
 
 Operand = Literal["weight", "activation"]
 
+EngineKind = Literal["integer", "reference"]
+"""What computes: integer kernels wherever they can, or the float simulation that defines what is
+correct."""
+
 
 def _width(value: int) -> int:
     if value not in KNOWN_WIDTHS:
@@ -187,19 +191,33 @@ class ExecutionSpec(Section):
         workers: Processes that measure; 0 measures in the process that searches.
         threads_per_worker: Threads of torch in each.
         batch_size: Images per forward pass; sums round differently with another, so that it is
-            the one key here that belongs to a result.
+            a key that belongs to a result.
+        engine: What computes; it belongs to a result, too.
+        gpus_per_worker: Share of a GPU that each worker has; 0 measures on CPUs.
         address: Address of a running Ray cluster; None starts a local one.
     """
 
     workers: Annotated[int, Field(ge=0, le=4096)] = 2
     threads_per_worker: Annotated[int, Field(ge=1, le=1024)] = 1
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
+    engine: EngineKind = "integer"
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0.0
     address: str | None = None
 
     @model_validator(mode="after")
     def _has_workers(self) -> "ExecutionSpec":
         if self.address is not None and self.workers == 0:
             raise ValueError("workers 0 measures in this process alone; remove 'address'")
+        if self.gpus_per_worker > 0 and self.workers == 0:
+            raise ValueError("workers 0 measures on the CPU; remove 'gpus_per_worker'")
+        return self
+
+    @model_validator(mode="after")
+    def _runs_on_gpus(self) -> "ExecutionSpec":
+        if self.gpus_per_worker > 0 and self.engine == "integer":
+            raise ValueError(
+                "integer kernels are for CPUs; with gpus_per_worker, engine: reference"
+            )
         return self
 
 

@@ -68,6 +68,8 @@ seeds: [0, 1, 2]         # each strategy runs once with each, if the seed makes 
 #   workers: 2                           # processes that measure; 0: none but this one
 #   threads_per_worker: 1
 #   batch_size: 256
+#   engine: integer                      # or reference, the slower float simulation
+#   gpus_per_worker: 0                   # share of a GPU; needs engine: reference
 #   address: null                        # of a running Ray cluster
 
 # tracking:

@@ -31,10 +31,10 @@ from ..models.zoo import build_model
 from ..spaces import BitSpace, Layer, Split
 from .checks import price_space
 from .progress import ProgressCallback, ProgressEvent
-from .sections import ModelSpec
+from .sections import EngineKind, ModelSpec
 from .spec import StudySpec
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Part of every workload's digest: raise it when the same request gets other numbers than before,
 so that nothing measured by older code is taken for new."""
 
@@ -72,6 +72,7 @@ class Workload:
         quantizer: How ranges are chosen.
         batch_size: Images per forward pass; sums round differently with another.
         energy: Prices the allocations.
+        engine: What computes; integer kernels sum in another order than the reference.
     """
 
     architecture: Architecture
@@ -81,6 +82,7 @@ class Workload:
     quantizer: QuantizerConfig
     batch_size: int
     energy: EnergyModel
+    engine: EngineKind = "integer"
 
     @classmethod
     def of(
@@ -92,6 +94,7 @@ class Workload:
         *,
         quantizer: QuantizerConfig,
         batch_size: int,
+        engine: EngineKind = "integer",
     ) -> "Workload":
         """Put together what an evaluation depends on.
 
@@ -102,6 +105,7 @@ class Workload:
             energy: Prices allocations on the network's layers.
             quantizer: How ranges are chosen.
             batch_size: Images per forward pass.
+            engine: What computes.
         """
         return cls(
             architecture,
@@ -111,6 +115,7 @@ class Workload:
             quantizer,
             batch_size,
             energy,
+            engine,
         )
 
     @cached_property
@@ -121,6 +126,7 @@ class Workload:
             dataclasses.asdict(self.architecture),
             dataclasses.asdict(self.quantizer),
             self.batch_size,
+            self.engine,
             {split: images.digest for split, images in self.images.items()},
             [layer.name for layer in self.layers],
         ]
@@ -204,6 +210,7 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         energy,
         quantizer=spec.quantizer,
         batch_size=spec.execution.batch_size,
+        engine=spec.execution.engine,
     )
     return Prepared(workload, space, splits.indices.one_part, splits.notes)
 

@@ -64,6 +64,7 @@ workload = Workload(
     QuantizerConfig(),
     1024,
     EnergyModel(load_table("horowitz-45nm"), layers),
+    engine="reference",
 )
 worker = Worker(workload)
 sizes, count = [], worker._count

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from bitfront.energy import EnergyModel, load_table
+from bitfront.models.engine import EngineWarning
 from bitfront.searchers import Budget
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation
 from bitfront.studies.ledger import Ledger
@@ -88,3 +89,9 @@ def test_what_was_answered_before_an_interruption_is_kept(open_pool, requests, t
     ledger = Ledger(tmp_path / LEDGER_FILE)
     assert len(ledger.history(ONE.id)) == 1
     ledger.close()
+
+
+def test_what_the_worker_notes_is_a_warning(open_pool, requests, monkeypatch):
+    monkeypatch.setattr("bitfront.models.engine.engine.available", lambda: "no such instruction")
+    with open_pool() as pool, pytest.warns(EngineWarning, match="no integer kernels: no such"):
+        pool.evaluate(requests)

@@ -1,5 +1,7 @@
+import dataclasses
 import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ from bitfront.studies.record import Books
 from bitfront.studies.requests import Request
 from bitfront.studies.sections import StrategySpec
 from bitfront.studies.trials import Trial
+from bitfront.studies.workload import Workload
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +33,9 @@ def ray_started():
 def open_pool(ray_started, tiny_workload, tmp_path):
     from bitfront.studies.ray_pool import ray_pool
 
-    def open_(workload=tiny_workload, *, workers=2, threads=1):
+    def open_(workload=tiny_workload, *, workers=2, **options):
         books = Books(tmp_path, workload.digest, workload.energy, (TRIAL,), DEFAULT_OBJECTIVES)
-        return ray_pool(workload, books, workers=workers, threads=threads)
+        return ray_pool(workload, books, workers=workers, **{"threads": 1, **options})
 
     return open_
 
@@ -92,3 +95,41 @@ def test_what_keeps_workers_from_starting_is_told_as_it_is(open_pool, requests, 
 def test_more_threads_than_any_node_has_is_refused(open_pool):
     with pytest.raises(StudyError, match="no node of the Ray cluster has more than 2 CPUs"):
         open_pool(threads=3).__enter__()
+
+
+def test_more_of_a_gpu_than_any_node_has_is_refused(open_pool):
+    with pytest.raises(StudyError, match=r"gpus_per_worker is 0\.5, .* more than 0 GPUs"):
+        open_pool(gpus=0.5).__enter__()
+
+
+class Branching(Workload):
+    """A network whose control flow depends on values, which the integer engine cannot follow."""
+
+    def float_model(self):
+        model = super().float_model()
+        whole = type(model)
+
+        class Careful(whole):
+            def forward(self, x):
+                if not x.isfinite().all():
+                    raise ValueError("not finite")
+                return whole.forward(self, x)
+
+        model.__class__ = Careful
+        return model
+
+
+def test_what_workers_note_is_a_warning_in_the_driver(open_pool, requests, tiny_workload):
+    from ray import cloudpickle
+
+    from bitfront.models.engine import EngineWarning
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+    fields = {f.name: getattr(tiny_workload, f.name) for f in dataclasses.fields(tiny_workload)}
+    with (
+        pytest.warns(EngineWarning, match="the network is not traced") as warned,
+        open_pool(Branching(**fields)) as pool,
+    ):
+        answers = list(pool.each(requests[:2]))
+    assert not any(answer.failed for answer in answers)
+    assert len(warned) == 1

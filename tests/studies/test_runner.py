@@ -130,7 +130,7 @@ def test_a_network_that_cannot_be_measured_is_an_error(tiny_study, monkeypatch):
     from bitfront.models.evaluate import Counts
 
     counts = Counts(0, float("nan"), 40, 0.1, finite=False)
-    monkeypatch.setattr("bitfront.studies.evaluation.evaluate", lambda *_: counts)
+    monkeypatch.setattr("bitfront.studies.evaluation.evaluate_each", lambda *_: [counts])
     with pytest.raises(EvaluationError, match="the float network cannot be measured: allocation"):
         measure_study(tiny_study())
 

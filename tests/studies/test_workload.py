@@ -33,6 +33,7 @@ def test_it_works_on_read_only_arrays_as_the_object_store_gives_them(tiny_worklo
     "change",
     [
         lambda w: {"batch_size": w.batch_size + 1},
+        lambda w: {"engine": "reference"},
         lambda w: {"quantizer": QuantizerConfig(weight_observer="minmax")},
         lambda w: {"state": {name: array + 1 for name, array in w.state.items()}},
         lambda w: {"images": {**w.images, "test": w.images["search"]}},
