@@ -60,7 +60,7 @@ class QuantizedModel(nn.Module):
         self._allocation: BitAllocation | None = None
         network = expose_matmuls(copy.deepcopy(model)).eval()
         modules = dict(network.named_modules())
-        cache = WeightCache[Tensor](cache_bytes)
+        cache = WeightCache(cache_bytes)
         self._quantized = {
             layer.name: _wrapped(modules, layer, self.config, cache) for layer in self.layers
         }
@@ -200,7 +200,7 @@ def _wrapped(
     modules: Mapping[str, nn.Module],
     layer: Layer,
     config: QuantizerConfig,
-    cache: WeightCache[Tensor],
+    cache: WeightCache,
 ) -> QuantizedLayer:
     module = modules.get(layer.name)
     if module is None or not is_quantizable(module):

@@ -5,6 +5,7 @@ is `QuantizedLayer.compute`; a faster one for some widths has to agree with it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from torch.overrides import TorchFunctionMode
 from ..spaces import FLOAT_BITS, Bits, Layer, ModelError
 from .config import QuantizerConfig
 from .observers import Histogram, Range, activation_range, weight_fraction
-from .quantizers import Grid, channel_grid, fake_quantize, tensor_grid, weight_grid
+from .quantizers import (
+    CONTAINER_BITS,
+    Grid,
+    channel_grid,
+    fake_quantize,
+    multiples,
+    quantize,
+    tensor_grid,
+    weight_grid,
+)
 from .weight_cache import WeightCache
 
 
@@ -90,6 +100,39 @@ class ActivationQuantizer:
         shape[self.channel_axis] = -1
         return fake_quantize(x, self.grid(bits).reshaped(shape, x.device))
 
+    def multiples(self, x: Tensor, bits: Bits) -> tuple[Tensor, float]:
+        """Return whole numbers, and the unit that times them is the quantized activation.
+
+        Args:
+            x: The activation.
+            bits: Widths of at most 8 bits.
+        """
+        grid = self.grid(bits)
+        if not isinstance(bits, int):
+            shape = [1] * x.dim()
+            shape[self.channel_axis] = -1
+            grid = grid.reshaped(shape, x.device)
+        assert grid.unit is not None
+        return multiples(x, grid), grid.unit
+
+
+@dataclass(frozen=True, slots=True)
+class WeightCodes:
+    """Quantized weights as whole numbers.
+
+    Attributes:
+        codes: Integers in float, in the shape of the weights.
+        scales: What they are times, by output channel.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return self.codes.nbytes + self.scales.nbytes
+
 
 class QuantizedLayer(nn.Module):
     """A module whose input activation, and weights or right operand, have switchable widths.
@@ -142,8 +185,19 @@ class QuantizedLayer(nn.Module):
     def compute(
         self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
     ) -> Tensor:
-        """Return the layer's output at given widths: the definition of correct."""
+        """Return the layer's output at given widths: the definition of correct.
+
+        Where both operands have at most 8 bits and no gradient is recorded, whole numbers are
+        multiplied and their sums are scaled once. Below 2^24 float32 holds such a sum exactly,
+        in whatever order it is taken; so the result is the same with any kernel, on any machine.
+        """
         raise NotImplementedError
+
+    def _is_whole(self, weight_bits: Bits, activation_bits: Bits, *tensors: Tensor) -> bool:
+        """Whether a product of these tensors at these widths is one of whole numbers."""
+        recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        widest = max(np.max(weight_bits), np.max(activation_bits))
+        return not recorded and bool(widest <= CONTAINER_BITS)
 
 
 class QuantizedWeightLayer(QuantizedLayer):
@@ -158,7 +212,7 @@ class QuantizedWeightLayer(QuantizedLayer):
     """
 
     def __init__(
-        self, inner: nn.Module, layer: Layer, config: QuantizerConfig, cache: WeightCache[Tensor]
+        self, inner: nn.Module, layer: Layer, config: QuantizerConfig, cache: WeightCache
     ) -> None:
         super().__init__(inner, layer, config)
         self._cache = cache
@@ -168,21 +222,63 @@ class QuantizedWeightLayer(QuantizedLayer):
         self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
     ) -> Tensor:
         """Return the output for quantized input and weights."""
-        return self.product(self.left(operands[0], activation_bits), weight_bits)
-
-    def product(self, x: Tensor, weight_bits: Bits) -> Tensor:
-        """Return the output for quantized weights and an input as it is."""
-        inner = self.inner
+        (x,) = operands
+        inner, weight = self.inner, self.inner.get_parameter("weight")
+        is_plain = type(inner).forward in (nn.Conv2d.forward, nn.Linear.forward)
+        if is_plain and self._is_whole(weight_bits, activation_bits, x, weight):
+            whole, unit = self.left.multiples(x, activation_bits)
+            return self.whole_product(whole, unit, self._kept_codes(weight_bits))
+        x = self.left(x, activation_bits)
         if isinstance(weight_bits, int) and weight_bits == FLOAT_BITS:
             out: Tensor = inner(x)
-        elif type(inner).forward is nn.Conv2d.forward:
-            out = inner._conv_forward(x, self._quantized(inner.weight, weight_bits), inner.bias)  # type: ignore[operator, arg-type]
-        elif type(inner).forward is nn.Linear.forward:
-            out = nn.functional.linear(x, self._quantized(inner.weight, weight_bits), inner.bias)  # type: ignore[arg-type]
+        elif is_plain:
+            out = self._product(x, self._quantized(weight, weight_bits), inner.bias)
         else:
             with _OnWeight(lambda weight: self._quantized(weight, weight_bits)):
                 out = inner(x)
         return out
+
+    def whole_product(self, x: Tensor, unit: float, weight: WeightCodes) -> Tensor:
+        """Return the output for an input of whole numbers times a unit.
+
+        The sums of products are multiplied by the float32 product of both scales; the bias is
+        added to that.
+
+        Args:
+            x: Whole numbers in float.
+            unit: What they are times.
+            weight: From `weight_codes`.
+        """
+        column = (-1, 1, 1) if isinstance(self.inner, nn.Conv2d) else (-1,)
+        out = self._product(x, weight.codes, None).mul_((weight.scales * unit).view(column))
+        bias: Tensor | None = self.inner._parameters["bias"]
+        return out if bias is None else out.add_(bias.view(column))
+
+    def weight_codes(self, bits: Bits) -> WeightCodes:
+        """Return the weights as whole numbers, without gradients.
+
+        Args:
+            bits: One width, or one per output channel, of at most 8 bits.
+
+        Raises:
+            ModelError: If a weight is not finite.
+        """
+        # What is kept of it must serve later passes that record gradients, too.
+        with torch.inference_mode(False), torch.no_grad():
+            weight = self.inner.get_parameter("weight")
+            grid = self.weight_grid(weight, bits)
+            assert isinstance(grid.scale, Tensor)
+            return WeightCodes(quantize(weight, grid), grid.scale.flatten())
+
+    def _kept_codes(self, bits: Bits) -> WeightCodes:
+        key = ("codes", self.layer.name, np.asarray(bits, dtype=np.uint8).tobytes())
+        return self._cache.get(key, self.weight_state(), lambda: self.weight_codes(bits))
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Any) -> Tensor:
+        if isinstance(self.inner, nn.Conv2d):
+            out: Tensor = self.inner._conv_forward(x, weight, bias)
+            return out
+        return nn.functional.linear(x, weight, bias)
 
     def weight_grid(self, weight: Tensor, bits: Bits) -> Grid:
         """Return the grids of the weights by output channel.
@@ -225,7 +321,7 @@ class QuantizedWeightLayer(QuantizedLayer):
 
         if torch.is_grad_enabled() and weight.requires_grad:
             return fake_quantize(weight, self.weight_grid(weight, bits))
-        key = (self.layer.name, np.asarray(bits, dtype=np.uint8).tobytes())
+        key = ("quantized", self.layer.name, np.asarray(bits, dtype=np.uint8).tobytes())
         return self._cache.get(key, self.weight_state(), make)
 
     def weight_state(self) -> tuple[tuple[int, int], ...]:
@@ -256,8 +352,19 @@ class QuantizedMatMul(QuantizedLayer):
     ) -> Tensor:
         """Return the product of the quantized operands."""
         left, right = operands
-        out: Tensor = self.inner(self.left(left, activation_bits), self.right(right, weight_bits))
-        return out
+        if not self._is_whole(weight_bits, activation_bits, left, right):
+            out: Tensor = self.inner(
+                self.left(left, activation_bits), self.right(right, weight_bits)
+            )
+            return out
+        left, left_unit = self.left.multiples(left, activation_bits)
+        right, right_unit = self.right.multiples(right, weight_bits)
+        return self.whole_product(left, right, left_unit * right_unit)
+
+    def whole_product(self, left: Tensor, right: Tensor, unit: float) -> Tensor:
+        """Return the product of whole numbers, times a unit."""
+        out: Tensor = self.inner(left, right)
+        return out.mul_(unit)
 
 
 class _OnWeight(TorchFunctionMode):

@@ -3,7 +3,11 @@
 A grid has the points ``scale * (code - zero_point)`` for the integer codes from ``lowest`` to
 ``highest``; quantization takes the nearest point, halves to the even code:
 
-    quantized = scale * (clamp(round(x / scale) + zero_point, lowest, highest) - zero_point)
+    code = clamp(round(x * (1 / scale)) + zero_point, lowest, highest)
+    quantized = scale * (code - zero_point)
+
+Multiplying by the reciprocal, in the type of `x`, is what integer kernels do: so both give the same
+code also where a value lies on the boundary of two.
 
 *Symmetric* grids of b bits have zero point 0, codes -2^(b-1) to 2^(b-1)-1 and
 ``scale = max|x| / (2^(b-1)-1)``. *Affine* grids have codes 0 to 2^b-1 and an integer zero point,
@@ -13,7 +17,7 @@ Gradients pass where the code was not clamped and stop where it was (Bengio, Leo
 arXiv:1308.3432; Esser et al., "Learned Step Size Quantization", arXiv:1902.08153, equation 2).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -41,6 +45,8 @@ class Grid:
         lowest: Smallest code; like `scale`.
         highest: Largest code; like `scale`.
         unquantized: True for channels that stay in float; None if there is none.
+        unit: Number of which every scale is a multiple by a power of two, if there is one: the
+            points are whole multiples of it.
     """
 
     scale: float | Tensor
@@ -48,6 +54,7 @@ class Grid:
     lowest: int | Tensor
     highest: int | Tensor
     unquantized: Tensor | None = None
+    unit: float | None = None
 
     def reshaped(self, shape: Sequence[int], device: torch.device) -> "Grid":
         """Return a grid by channel in another shape and place."""
@@ -72,6 +79,23 @@ def dequantize(codes: Tensor, grid: Grid) -> Tensor:
     return (codes - grid.zero_point) * grid.scale
 
 
+def multiples(x: Tensor, grid: Grid) -> Tensor:
+    """Return the whole numbers that times the grid's unit give the quantized tensor.
+
+    Args:
+        x: Any tensor; without gradients.
+        grid: One that has a unit.
+
+    Returns:
+        Integers held in the type of `x`, in magnitude at most 255 for grids of 8 bits and fewer.
+    """
+    codes = _in_blocks(x, grid, _centred_codes)
+    if isinstance(grid.scale, Tensor):
+        assert grid.unit is not None
+        codes.mul_(grid.scale / grid.unit)
+    return codes
+
+
 def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """Return every value's nearest point of the grid, in float, with straight-through gradients.
 
@@ -91,13 +115,17 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _nearest_points(x: Tensor, grid: Grid) -> Tensor:
+    return _in_blocks(x, grid, _block_points)
+
+
+def _in_blocks(x: Tensor, grid: Grid, compute: Callable[..., Tensor]) -> Tensor:
     differs_by_row = isinstance(grid.scale, Tensor) and grid.scale.shape[:1] > (1,)
     if x.nbytes <= _BLOCK_BYTES or differs_by_row:
-        return _block_points(x, grid)
+        return compute(x, grid)
     out = torch.empty_like(x)
     rows = max(1, _BLOCK_BYTES * len(x) // x.nbytes)
     for source, target in zip(torch.split(x, rows), torch.split(out, rows), strict=True):
-        _block_points(source, grid, target)
+        compute(source, grid, target)
     return out
 
 
@@ -108,7 +136,7 @@ def _block_points(x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
 
 def _centred_codes(x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
     """Return the codes less the zero point; clamping the difference saves two passes."""
-    codes = torch.div(x, grid.scale, out=out).round_()
+    codes = torch.mul(x, 1 / grid.scale, out=out).round_()
     return _clamp(codes, grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
 
 
@@ -145,7 +173,7 @@ def _beyond(x: Tensor, grid: Grid) -> tuple[Tensor, float, float]:
     """Return numbers, and the ends between which they are where codes were not clamped."""
     low: Any = grid.lowest - grid.zero_point
     high: Any = grid.highest - grid.zero_point
-    codes = x.div(grid.scale).round_()
+    codes = x.mul(1 / grid.scale).round_()
     if grid.unquantized is not None:
         low = torch.where(grid.unquantized, -torch.inf, low)
         high = torch.where(grid.unquantized, torch.inf, high)
@@ -186,10 +214,11 @@ def tensor_grid(low: float, high: float, bits: int, scheme: ActivationScheme) ->
     """
     if scheme == "symmetric":
         half = 2 ** (bits - 1)
-        return Grid(_float32(high / (half - 1)), 0, -half, half - 1)
+        scale = _float32(high / (half - 1))
+        return Grid(scale, 0, -half, half - 1, unit=scale)
     low, high, top = min(low, 0.0), max(high, 0.0), 2**bits - 1
     scale = _float32((high - low) / top)
-    return Grid(scale, min(round(-low / scale), top), 0, top)
+    return Grid(scale, min(round(-low / scale), top), 0, top, unit=scale)
 
 
 def channel_grid(
@@ -222,6 +251,7 @@ def channel_grid(
         high = max(ranges[b][1] for b in contained)
         coarsest = tensor_grid(low, high, contained[0], scheme)
         grids |= {b: _refined(coarsest, b - contained[0]) for b in contained}
+        unit = coarsest.scale / 2 ** (CONTAINER_BITS - contained[0])
     grids[FLOAT_BITS] = Grid(1.0, 0, 0, 0)
 
     def column(name: str) -> Tensor:
@@ -234,6 +264,7 @@ def channel_grid(
         column("lowest"),
         column("highest"),
         unquantized if bool(unquantized.any()) else None,
+        unit if contained == widths else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 
 class _Sized(Protocol):
@@ -13,7 +13,7 @@ class _Sized(Protocol):
 T = TypeVar("T", bound=_Sized)
 
 
-class WeightCache(Generic[T]):
+class WeightCache:
     """Entries by key, the least recently used dropped beyond a size.
 
     Copies and pickles are empty.
@@ -25,7 +25,7 @@ class WeightCache(Generic[T]):
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.size_bytes = 0
-        self._entries: OrderedDict[Hashable, tuple[object, T]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[object, Any]] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WeightCache, (self.limit_bytes,)
@@ -34,14 +34,15 @@ class WeightCache(Generic[T]):
         """Return the entry of a key, made anew if it was made in another state.
 
         Args:
-            key: The layer, and the widths it is made for.
+            key: What is kept, of which layer, for which widths.
             state: Changes when the layer's weights do.
             make: Makes the entry.
         """
         if (found := self._entries.pop(key, None)) is not None:
             if found[0] == state:
                 self._entries[key] = found
-                return found[1]
+                kept: T = found[1]
+                return kept
             self.size_bytes -= found[1].nbytes
         made = make()
         self._entries[key] = (state, made)

@@ -6,16 +6,16 @@ from typing import Any
 from torch import Tensor
 
 from .graph import activate
-from .kernels import CodeGrid, from_codes, to_codes
+from .kernels import CodeGrid, multiples_of
 from .plan import Plan
-from .steps import Kernel, Quantize, Value
+from .steps import Kernel, Product, Quantize, Value
 
 RELATIVE_ERROR = 1e-5
 """Most that a layer's float output may differ from the reference's, norm over norm."""
 
 MOVED_CODES = 1e-3
-"""Largest share of codes that may be off by one: sums differ in their last bit, and a value next to
-a rounding boundary then takes the neighbouring code."""
+"""Largest share of codes that may be off by one. Sums beyond 2^24 differ in their last bit, and a
+value next to a rounding boundary then takes the neighbouring code."""
 
 
 def disagreements(plan: Plan, x: Tensor) -> dict[str, str]:
@@ -29,14 +29,16 @@ def disagreements(plan: Plan, x: Tensor) -> dict[str, str]:
     found: dict[str, str] = {}
     for step in plan.steps:
         operands = [values[value] for value in step.reads]
-        if step.overwrites is not None:
-            operands[1] = operands[1].clone()
-        values[step.writes] = result = step.run(operands)
-        if isinstance(step, Kernel):
-            expected = _expected(step, [values[value] for value in step.reads])
-            reason = _difference(result, expected, step.writes[1], step.layer.left.channel_axis)
+        taken = [
+            value.clone() if read == step.overwrites else value
+            for read, value in zip(step.reads, operands, strict=True)
+        ]
+        values[step.writes] = result = step.run(taken)
+        if isinstance(step, Kernel | Product):
+            reason = _difference(result, _expected(step, operands), step.writes[1])
         elif isinstance(step, Quantize):
-            reason = _difference(result, operands[0], step.grid, step.layer.left.channel_axis)
+            expected = step.quantizer.multiples(operands[0], step.bits)[0]
+            reason = _difference_of_codes(result, expected, step.grid)
         else:
             continue
         if reason is not None:
@@ -44,24 +46,31 @@ def disagreements(plan: Plan, x: Tensor) -> dict[str, str]:
     return found
 
 
-def _expected(step: Kernel, operands: Sequence[Any]) -> Tensor:
+def _expected(step: Kernel | Product, operands: Sequence[Any]) -> Tensor:
     """Return what the reference makes of the codes."""
-    out = step.layer.product(from_codes(operands[0], step.grid), step.weight_bits)
-    return activate(out if len(operands) == 1 else out + operands[1], step.activation)
+    if isinstance(step, Product):
+        left, right = (
+            multiples_of(codes, grid) for codes, grid in zip(operands, step.grids, strict=True)
+        )
+        return step.layer.whole_product(left, right, step.grids[0].scale * step.grids[1].scale)
+    codes = multiples_of(operands[0], step.grid)
+    weight = step.layer.weight_codes(step.weight_bits)
+    out = step.layer.whole_product(codes, step.grid.scale, weight)
+    return activate(out if len(operands) == 1 else out + operands[1], step.clip)
 
 
-def _difference(
-    result: Tensor, expected: Tensor, grid: CodeGrid | None, channel_axis: int
-) -> str | None:
+def _difference(result: Tensor, expected: Tensor, grid: CodeGrid | None) -> str | None:
     if grid is not None:
-        return _difference_of_codes(result, to_codes(expected, grid, channel_axis))
+        scaled = expected.mul(1 / grid.scale).round_()
+        centred = scaled.clamp_(-grid.zero_point, grid.highest - grid.zero_point)
+        return _difference_of_codes(result, centred, grid)
     error = float((result - expected).double().norm() / expected.double().norm().clamp_min(1e-30))
     return None if error <= RELATIVE_ERROR else f"relative error {error:.2g}"
 
 
-def _difference_of_codes(codes: Tensor, expected: Tensor) -> str | None:
-    distance = (codes.int() - expected.int()).abs_()
+def _difference_of_codes(codes: Tensor, expected: Tensor, grid: CodeGrid) -> str | None:
+    distance = (multiples_of(codes, grid) - expected).abs_()
     moved = float((distance > 0).float().mean())
-    if int(distance.max()) <= 1 and moved <= max(MOVED_CODES, 1.0 / codes.numel()):
+    if float(distance.max()) <= 1 and moved <= max(MOVED_CODES, 1.0 / codes.numel()):
         return None
-    return f"codes differ by up to {int(distance.max())}, {moved:.2%} of them"
+    return f"codes differ by up to {float(distance.max()):g}, {moved:.2%} of them"

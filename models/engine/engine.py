@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ...spaces import FLOAT_BITS, BitAllocation
+from ..attention import MatMul
 from ..quantized import QuantizedModel
-from ..quantized_layers import QuantizedWeightLayer
+from ..quantized_layers import QuantizedLayer, QuantizedWeightLayer
 from .check import disagreements
 from .graph import Graph, TraceError, trace
 from .kernels import available, supports
@@ -183,10 +184,10 @@ class Engine:
         return found
 
 
-def _unsupported(layer: object) -> str | None:
-    if not isinstance(layer, QuantizedWeightLayer):
-        return "it is a product of two activations"
-    return supports(layer)
+def _unsupported(layer: QuantizedLayer) -> str | None:
+    if isinstance(layer, QuantizedWeightLayer):
+        return supports(layer)
+    return None if type(layer.inner) is MatMul else "it has its own way to multiply"
 
 
 def _probes(model: QuantizedModel) -> list[BitAllocation]:

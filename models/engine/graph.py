@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..quantized_layers import QuantizedLayer
-from .kernels import Activation
 
+Activation = Literal["none", "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh"]
 Kind = Literal["input", "layer", "activation", "add", "call"]
 
 
@@ -92,9 +92,13 @@ def trace(network: nn.Module, example: Tensor) -> Graph:
     return replace(graph, operations=_with_plain_additions(graph.operations, values))
 
 
-def activate(x: Tensor, activation: Activation) -> Tensor:
+def activate(x: Tensor, activation: Activation, *, inplace: bool = False) -> Tensor:
     """Return the activation function of a tensor, as torch computes it."""
-    return x if activation == "none" else _COMPUTED[activation](x)
+    if activation == "none":
+        return x
+    if activation in ("gelu", "gelu_tanh"):
+        return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+    return _COMPUTED[activation](x, inplace=inplace)
 
 
 def compute(operation: Operation, values: Sequence[Any]) -> Any:
@@ -266,13 +270,11 @@ _ACTIVATION_FUNCTIONS: Mapping[Any, Activation] = {
     F.hardswish: "hardswish",
     F.silu: "silu",
 }
-_COMPUTED: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
+_COMPUTED: Mapping[Activation, Callable[..., Tensor]] = {
+    "relu": F.relu,
     "relu6": F.relu6,
     "hardswish": F.hardswish,
     "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
 _ACTIVATION_MODULES: Mapping[type[nn.Module], Activation] = {
     nn.ReLU: "relu",

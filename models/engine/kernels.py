@@ -8,18 +8,19 @@ to the next layer's grid are part of the same call wherever oneDNN has it so.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...spaces import Bits
 from ..quantized_layers import QuantizedWeightLayer
-from ..quantizers import CONTAINER_BITS, Grid, quantize
+from ..quantizers import CONTAINER_BITS, Grid
 
-Activation = Literal["none", "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh"]
+Clip = Literal["none", "relu", "relu6"]
+"""What a kernel can apply to its result. The kernels compute curves, as GELU, too; but not in the
+last bit as torch does, which a rounding boundary turns into another code."""
 
 _LARGEST_CODE = 2**CONTAINER_BITS - 1
 _HALF: int = 2 ** (CONTAINER_BITS - 1)
@@ -93,7 +94,7 @@ def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
     codes = torch.empty_like(x, dtype=torch.uint8)
     rows = len(x) if channel_axis % x.dim() == 0 else len(x) * _BLOCK // max(1, x.numel())
     for block, into in zip(*(torch.split(t, max(1, rows)) for t in (x, codes)), strict=True):
-        sums = block.div(grid.scale)
+        sums = block.mul(1 / grid.scale)
         if steps is None:
             sums.add_(_ROUNDING).clamp_(low, low + grid.highest)
         else:
@@ -124,9 +125,14 @@ def _channel_steps(grid: CodeGrid, channel_axis: int, dim: int) -> _ChannelSteps
     return _ChannelSteps(step * _ROUNDING, (step - 1) * _ROUNDING, high)
 
 
+def multiples_of(codes: Tensor, grid: CodeGrid) -> Tensor:
+    """Return the whole numbers, in float32, that times the grid's scale are the codes' values."""
+    return codes.to(torch.float32).sub_(grid.zero_point)
+
+
 def from_codes(codes: Tensor, grid: CodeGrid) -> Tensor:
     """Return the float32 values of uint8 codes."""
-    return codes.to(torch.float32).sub_(grid.zero_point).mul_(grid.scale)
+    return multiples_of(codes, grid).mul_(grid.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +150,6 @@ class PackedWeight:
     scales: Tensor
     zero_points: Tensor
     nbytes: int
-
-
-def weight_codes(layer: QuantizedWeightLayer, bits: Bits) -> tuple[Tensor, Tensor]:
-    """Return the codes (int8) and scales (float32, by output channel) of a layer's weights.
-
-    Args:
-        layer: The layer.
-        bits: One width of at most 8 bits, or one per output channel.
-
-    Raises:
-        ModelError: If a weight is not finite.
-    """
-    with torch.no_grad():
-        weight: Tensor = layer.inner.weight  # type: ignore[assignment]
-        grid = layer.weight_grid(weight, bits)
-        assert isinstance(grid.scale, Tensor)
-        return quantize(weight, grid).to(torch.int8), grid.scale.flatten()
 
 
 def pack_conv(codes: Tensor, scales: Tensor, module: nn.Conv2d, grid: CodeGrid) -> PackedWeight:
@@ -201,7 +190,7 @@ def conv(
     grid: CodeGrid,
     weight: PackedWeight,
     module: nn.Conv2d,
-    activation: Activation,
+    clip: Clip,
     output: CodeGrid | None,
     accumulate: Tensor | None = None,
 ) -> Tensor:
@@ -212,7 +201,7 @@ def conv(
         grid: Of the input.
         weight: From `pack_conv`, for this grid.
         module: Where the bias, stride, padding, dilation and groups are read.
-        activation: Applied to the result.
+        clip: Applied to the result; with `accumulate` not ``relu6``.
         output: Grid of the codes to return, one width for all channels; None for float32.
         accumulate: float32 in the shape of the result, added before the activation; may be
             overwritten. Without `output` only.
@@ -223,15 +212,9 @@ def conv(
     if _is_matrix_product(module):
         rows = codes.permute(0, 2, 3, 1)
         added = None if accumulate is None else accumulate.permute(0, 2, 3, 1)
-        product = linear(rows, grid, weight, module.bias, activation, output, added)
+        product = linear(rows, grid, weight, module.bias, clip, output, added)
         return product.permute(0, 3, 1, 2)
-    sum_only = accumulate is not None and activation not in ("none", "relu")
-    if sum_only or activation in ("gelu", "gelu_tanh"):
-        return _finish(
-            conv(codes, grid, weight, module, "none", None, accumulate), activation, output, -3
-        )
-    x = (codes, grid.scale, grid.zero_point, weight.packed, weight.scales, weight.zero_points)
-    post_op = _post_op(activation, output)
+    x, post_op = _operands(codes, grid, weight), _post_op(clip, output)
     if accumulate is not None:
         # The kernel takes the memory as channels_last, whatever the strides say.
         accumulate = accumulate.contiguous(memory_format=torch.channels_last)
@@ -243,7 +226,7 @@ def conv(
     out = torch.ops.onednn.qconv_pointwise(
         *x, module.bias, *_geometry(module), *_target(output), *post_op
     )
-    return _below(out, activation, output)
+    return out
 
 
 def linear(
@@ -251,7 +234,7 @@ def linear(
     grid: CodeGrid,
     weight: PackedWeight,
     bias: Tensor | None,
-    activation: Activation,
+    clip: Clip,
     output: CodeGrid | None,
     accumulate: Tensor | None = None,
 ) -> Tensor:
@@ -262,7 +245,7 @@ def linear(
         grid: Of the input.
         weight: From `pack_linear`.
         bias: float32 by output feature, or None.
-        activation: Applied to the result.
+        clip: Applied to the result; with `accumulate` not ``relu6``.
         output: Grid of the codes to return, one width for all features; None for float32.
         accumulate: float32 in the shape of the result, added before the activation; may be
             overwritten. Without `output` only.
@@ -270,40 +253,39 @@ def linear(
     Returns:
         The result, float32 or uint8.
     """
-    if accumulate is not None and activation not in ("none", "relu"):
-        return _finish(
-            linear(codes, grid, weight, bias, "none", None, accumulate), activation, output, -1
-        )
-    x = (codes, grid.scale, grid.zero_point, weight.packed, weight.scales, weight.zero_points)
-    post_op = _post_op(activation, output)
+    x, post_op = _operands(codes, grid, weight), _post_op(clip, output)
     if accumulate is not None:
         out: Tensor = torch.ops.onednn.qlinear_pointwise.binary(
             *x, accumulate.contiguous(), bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, *post_op
         )
         return out
     out = torch.ops.onednn.qlinear_pointwise(*x, bias, *_target(output), *post_op)
-    return _below(out, activation, output)
+    return out
+
+
+def _operands(codes: Tensor, grid: CodeGrid, weight: PackedWeight) -> tuple[Any, ...]:
+    # One scale for both operands, as in the reference: two would round the result twice.
+    return (
+        codes,
+        1.0,
+        grid.zero_point,
+        weight.packed,
+        weight.scales * grid.scale,
+        weight.zero_points,
+    )
 
 
 _PostOp = tuple[str, list[float], str]
-_CLIPS: dict[str, tuple[float, float]] = {
+_CLIPS: dict[Clip, tuple[float, float]] = {
     "none": (-math.inf, math.inf),
     "relu": (0.0, math.inf),
     "relu6": (0.0, 6.0),
 }
-_CURVES: dict[str, _PostOp] = {
-    "hardswish": ("hardswish", [], ""),
-    "silu": ("swish", [], ""),
-    "gelu": ("gelu", [], "none"),
-    "gelu_tanh": ("gelu", [], "tanh"),
-}
 
 
-def _post_op(activation: Activation, output: CodeGrid | None) -> _PostOp:
-    """Return oneDNN's name of an activation; one that clips also clips to the output's grid."""
-    if activation in _CURVES:
-        return _CURVES[activation]
-    low, high = _CLIPS[activation]
+def _post_op(clip: Clip, output: CodeGrid | None) -> _PostOp:
+    """Return oneDNN's name of an activation that also clips to the output's grid."""
+    low, high = _CLIPS[clip]
     if output is not None and output.highest < _LARGEST_CODE:
         low = max(low, -output.scale * output.zero_point)
         high = min(high, output.scale * (output.highest - output.zero_point))
@@ -316,28 +298,6 @@ def _target(output: CodeGrid | None) -> tuple[float, int, torch.dtype]:
     if output is None:
         return 1.0, 0, torch.float32
     return output.scale, output.zero_point, torch.uint8
-
-
-def _below(out: Tensor, activation: Activation, output: CodeGrid | None) -> Tensor:
-    """Clamp codes whose activation left that to the range of uint8."""
-    if output is None or output.highest == _LARGEST_CODE or activation in _CLIPS:
-        return out
-    return out.clamp_(max=output.highest)
-
-
-def _finish(
-    out: Tensor, activation: Activation, output: CodeGrid | None, channel_axis: int
-) -> Tensor:
-    """Apply what the call itself could not."""
-    if activation == "relu6":
-        out = F.relu6(out, inplace=True)
-    elif activation == "hardswish":
-        out = F.hardswish(out, inplace=True)
-    elif activation == "silu":
-        out = F.silu(out, inplace=True)
-    else:
-        out = F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
-    return out if output is None else to_codes(out, output, channel_axis)
 
 
 def _is_matrix_product(module: nn.Conv2d) -> bool:
@@ -379,7 +339,8 @@ def matmul(left: Tensor, left_grid: CodeGrid, right: Tensor, right_grid: CodeGri
     *batch, rows, inner = left.shape
     columns = right.shape[-1]
     if rows * inner * columns < _SMALL_PRODUCT or inner * _LARGEST_CODE**2 > _LARGEST_SUM:
-        return from_codes(left, left_grid) @ from_codes(right, right_grid)
+        product = multiples_of(left, left_grid) @ multiples_of(right, right_grid)
+        return product.mul_(left_grid.scale * right_grid.scale)
     a, a_zero = _left_operand(left.reshape(-1, rows, inner), left_grid)
     b, b_zero = _right_operand(right.reshape(-1, inner, columns), right_grid)
     # sum (a - a_zero) (b - b_zero) = sum a b - a_zero sum b - b_zero sum (a - a_zero)

@@ -1,9 +1,9 @@
 """From an allocation to a straight list of steps: who is integer, what is fused, what is codes.
 
-A layer whose weights and input have at most 8 bits is one kernel call. The call takes with it the
-activation behind the layer, and an addition before that, if nothing else reads what is between.
-It returns codes right away if all that reads its result are integer layers with one grid, and
-floats otherwise: a residual stays in float, as in the reference.
+A layer whose weights and input have at most 8 bits is one kernel call. The call takes with it a
+ReLU behind the layer, and an addition before that, if nothing else reads what is between. It
+returns codes right away if all that reads its result are integer layers with one grid, and floats
+otherwise: a residual stays in float, as in the reference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from functools import cached_property
 import numpy as np
 
 from ...spaces import BitAllocation, Bits
-from ..quantized_layers import QuantizedLayer, QuantizedWeightLayer
+from ..quantized_layers import ActivationQuantizer, QuantizedMatMul, QuantizedWeightLayer
 from ..quantizers import CONTAINER_BITS
 from .graph import Graph
-from .kernels import Activation, CodeGrid, code_grid
-from .steps import Float, Kernel, Quantize, Reference, Step, Value
+from .kernels import Clip, CodeGrid, code_grid
+from .steps import Activate, Float, Kernel, Product, Quantize, Reference, Step, Value
 from .weights import PackedWeights
 
 Widths = tuple[Bits, Bits]
@@ -68,18 +68,31 @@ def make_plan(
 
 
 @dataclass(frozen=True, slots=True)
+class _Input:
+    """An activation as an integer layer reads it."""
+
+    quantizer: ActivationQuantizer
+    bits: Bits
+    grid: CodeGrid
+
+    @classmethod
+    def of(cls, quantizer: ActivationQuantizer, bits: Bits) -> "_Input":
+        return cls(quantizer, bits, code_grid(quantizer.grid(bits), bits))
+
+
+@dataclass(frozen=True, slots=True)
 class _Fusion:
     """A kernel call, by the places of the operations that it is made of.
 
     Attributes:
         places: The layer, and the addition and the activation that go with it.
         added: What is added to the layer's output, if anything is.
-        activation: What is applied last.
+        clip: What is applied last.
     """
 
     places: tuple[int, ...]
     added: int | None
-    activation: Activation
+    clip: Clip
 
     @property
     def layer(self) -> int:
@@ -103,7 +116,8 @@ class _Planner:
         self._graph = graph
         self._widths = widths
         self._weights = weights
-        self._grids = self._input_grids(integer)
+        self._inputs = self._integer_inputs(integer)
+        self._wanted = self._wanted_forms()
         self._fusions = self._fuse()
         self._absorbed = {
             place for fusion in self._fusions.values() for place in fusion.places[:-1]
@@ -115,28 +129,47 @@ class _Planner:
         for place, operation in enumerate(self._graph.operations):
             if place in self._fusions:
                 self._append_kernel(self._fusions[place])
+            elif place in self._inputs and place not in self._absorbed:
+                self._append_product(place)
             elif operation.kind != "input" and place not in self._absorbed:
-                self._append_float(place)
+                self._append(self._in_float(place))
         return Plan(tuple(self._steps), (self._graph.output, None))
 
-    def _input_grids(self, integer: frozenset[str]) -> dict[int, CodeGrid]:
-        """Return the grid of the input of every layer that will be integer, by its place."""
-        grids = {}
+    def _integer_inputs(self, integer: frozenset[str]) -> dict[int, tuple[_Input, ...]]:
+        """Return what every layer that will be integer wants its activations as, by its place."""
+        inputs: dict[int, tuple[_Input, ...]] = {}
         for place, operation in enumerate(self._graph.operations):
             layer = operation.layer
-            if isinstance(layer, QuantizedWeightLayer) and layer.layer.name in integer:
-                weight, activation = self._widths[layer.layer.name]
-                if max(np.max(weight), np.max(activation)) <= CONTAINER_BITS:
-                    grids[place] = code_grid(layer.left.grid(activation), activation)
-        return grids
+            if layer is None or layer.layer.name not in integer:
+                continue
+            right, left = self._widths[layer.layer.name]
+            if max(np.max(right), np.max(left)) <= CONTAINER_BITS:
+                both = isinstance(layer, QuantizedMatMul)
+                wanted = (
+                    [(layer.left, left), (layer.right, right)] if both else [(layer.left, left)]
+                )
+                inputs[place] = tuple(_Input.of(quantizer, bits) for quantizer, bits in wanted)
+        return inputs
+
+    def _wanted_forms(self) -> list[set[CodeGrid | None]]:
+        """Return the grids in which the codes of each value are read; None where floats are."""
+        wanted: list[set[CodeGrid | None]] = [set() for _ in self._graph.operations]
+        wanted[self._graph.output].add(None)
+        for place, operation in enumerate(self._graph.operations):
+            inputs = self._inputs.get(place, ())
+            for number, operand in enumerate(operation.operands):
+                wanted[operand].add(inputs[number].grid if inputs else None)
+        return wanted
 
     def _fuse(self) -> dict[int, _Fusion]:
         """Return the kernel calls by the place of their tail."""
         fusions: dict[int, _Fusion] = {}
         summed: set[int] = set()
-        for place in reversed(self._grids):  # of two addends the later layer does the addition
+        for place in reversed(self._inputs):  # of two addends the later layer does the addition
+            if isinstance(self._graph.operations[place].layer, QuantizedMatMul):
+                continue
             places, added = [place], None
-            activation: Activation = "none"
+            clip: Clip = "none"
             reader = self._only_reader(place)
             if reader is not None and reader not in summed and self._can_add(reader):
                 first, second = self._graph.operations[reader].operands
@@ -144,10 +177,10 @@ class _Planner:
                 places.append(reader)
                 summed.add(reader)
                 reader = self._only_reader(reader)
-            if reader is not None and self._graph.operations[reader].kind == "activation":
+            if reader is not None and (found := self._clip(reader, added)) is not None:
                 places.append(reader)
-                activation = self._graph.operations[reader].activation
-            fusions[places[-1]] = _Fusion(tuple(places), added, activation)
+                clip = found
+            fusions[places[-1]] = _Fusion(tuple(places), added, clip)
         return fusions
 
     def _only_reader(self, place: int) -> int | None:
@@ -157,87 +190,109 @@ class _Planner:
     def _can_add(self, reader: int) -> bool:
         return self._graph.operations[reader].kind == "add" and not self._graph.overwrites
 
+    def _clip(self, reader: int, added: int | None) -> Clip | None:
+        """Return the activation of an operation if a kernel can apply it."""
+        match self._graph.operations[reader].activation:
+            case "relu":
+                return "relu"
+            case "relu6" if added is None:
+                return "relu6"
+        return None
+
     def _append_kernel(self, fusion: _Fusion) -> None:
         operation = self._graph.operations[fusion.layer]
         layer = operation.layer
         assert isinstance(layer, QuantizedWeightLayer)
-        reads = [self._codes(operation.operands[0], fusion.layer)]
-        added = None
+        reads, added = self._codes(fusion.layer), None
         if fusion.added is not None:
             added = (fusion.added, None)
             reads.append(added)
-        output = self._output_grid(fusion.tail) if added is None else None
         self._append(
             Kernel(
                 tuple(reads),
-                (fusion.tail, output),
+                (fusion.tail, self._output_grid(fusion)),
                 added,
-                fusion.added is not None and self._may_be_shared(fusion),
+                added is not None and self._may_be_shared(added[0], fusion.places),
                 layer=layer,
                 weights=self._weights,
                 weight_bits=self._widths[layer.layer.name][0],
-                grid=self._grids[fusion.layer],
-                activation=fusion.activation,
+                grid=self._inputs[fusion.layer][0].grid,
+                clip=fusion.clip,
             )
         )
 
-    def _append_float(self, place: int) -> None:
+    def _append_product(self, place: int) -> None:
+        layer = self._graph.operations[place].layer
+        assert isinstance(layer, QuantizedMatMul)
+        left, right = self._inputs[place]
+        reads = tuple(self._codes(place))
+        self._append(Product(reads, (place, None), layer=layer, grids=(left.grid, right.grid)))
+
+    def _in_float(self, place: int) -> Step:
         operation = self._graph.operations[place]
         reads = tuple((operand, None) for operand in operation.operands)
-        if isinstance(operation.layer, QuantizedLayer):
+        if operation.layer is not None:
             weight, activation = self._widths[operation.layer.layer.name]
-            self._append(
-                Reference(
-                    reads,
-                    (place, None),
-                    layer=operation.layer,
-                    weight_bits=weight,
-                    activation_bits=activation,
-                )
+            return Reference(
+                reads,
+                (place, None),
+                layer=operation.layer,
+                weight_bits=weight,
+                activation_bits=activation,
             )
-        else:
-            self._append(Float(reads, (place, None), operation=operation))
+        if operation.kind == "activation":
+            must_copy = self._may_be_shared(operation.operands[0], (place,))
+            return Activate(
+                reads, (place, None), reads[0], must_copy, activation=operation.activation
+            )
+        return Float(reads, (place, None), operation=operation)
 
     def _append(self, step: Step) -> None:
         self._steps.append(step)
         self._written.add(step.writes)
 
-    def _codes(self, place: int, reader: int) -> Value:
-        """Return the codes of a value for a layer; have them made if they are not there."""
-        grid, layer = self._grids[reader], self._graph.operations[reader].layer
-        assert layer is not None
-        value = (place, grid)
-        if value not in self._written:
-            self._append(
-                Quantize(
-                    ((place, None),),
-                    value,
-                    layer=layer,
-                    grid=grid,
-                    is_bounded=self._is_bounded(place),
+    def _codes(self, place: int) -> list[Value]:
+        """Return the codes that a layer reads; have them made if they are not there."""
+        operation = self._graph.operations[place]
+        assert operation.layer is not None
+        values: list[Value] = []
+        for operand, wanted in zip(operation.operands, self._inputs[place], strict=True):
+            values.append((operand, wanted.grid))
+            if values[-1] not in self._written:
+                self._append(
+                    Quantize(
+                        ((operand, None),),
+                        values[-1],
+                        layer=operation.layer,
+                        quantizer=wanted.quantizer,
+                        bits=wanted.bits,
+                        grid=wanted.grid,
+                        is_bounded=self._is_bounded(operand),
+                    )
                 )
-            )
-        return value
+        return values
 
-    def _output_grid(self, tail: int) -> CodeGrid | None:
-        """Return the grid that all readers of a value want its codes in, if they do."""
-        readers = self._graph.readers[tail]
-        if tail == self._graph.output or not all(reader in self._grids for reader in readers):
+    def _output_grid(self, fusion: _Fusion) -> CodeGrid | None:
+        """Return the grid that all readers of a value want its codes in, if a kernel can do that.
+
+        With a zero point it can, but not to the last bit: it rounds after adding it.
+        """
+        wanted = self._wanted[fusion.tail]
+        if fusion.added is not None or len(wanted) != 1:
             return None
-        grids = {self._grids[reader] for reader in readers}
-        (grid,) = grids if len(grids) == 1 else (None,)
-        return None if grid is None or grid.channel_bits is not None else grid
+        (grid,) = wanted
+        is_plain = grid is not None and grid.zero_point == 0 and grid.channel_bits is None
+        return grid if is_plain else None
 
-    def _may_be_shared(self, fusion: _Fusion) -> bool:
-        """Whether what is added may lie in the same memory as another value: be a view of it."""
-        assert fusion.added is not None
-        operation = self._graph.operations[fusion.added]
+    def _may_be_shared(self, place: int, readers: tuple[int, ...]) -> bool:
+        """Whether a value may lie in the same memory as one that others than the readers read."""
+        operation = self._graph.operations[place]
         # What layers make of it is new; what other operations make of it may be a view.
-        readers = set(self._graph.readers[fusion.added]) - set(fusion.places)
+        others = set(self._graph.readers[place]) - set(readers)
         return (
             operation.kind == "input"
             or not operation.is_fresh
-            or any(self._graph.operations[reader].layer is None for reader in readers)
+            or any(self._graph.operations[other].layer is None for other in others)
         )
 
     def _is_bounded(self, place: int) -> bool:
@@ -259,5 +314,6 @@ def shared_steps(first: Plan, second: Plan) -> int:
 def costs(plan: Plan) -> Sequence[int]:
     """Return the multiply-accumulates of each step."""
     return [
-        step.layer.layer.macs if isinstance(step, Kernel | Reference) else 0 for step in plan.steps
+        step.layer.layer.macs if isinstance(step, Kernel | Product | Reference) else 0
+        for step in plan.steps
     ]

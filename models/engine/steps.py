@@ -13,9 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Bits, ModelError
-from ..quantized_layers import QuantizedLayer, QuantizedWeightLayer
-from .graph import Operation, compute
-from .kernels import Activation, CodeGrid, conv, linear, to_codes
+from ..quantized_layers import (
+    ActivationQuantizer,
+    QuantizedLayer,
+    QuantizedMatMul,
+    QuantizedWeightLayer,
+)
+from .graph import Activation, Operation, activate, compute
+from .kernels import Clip, CodeGrid, conv, linear, matmul, to_codes
 from .weights import PackedWeights
 
 Value = tuple[int, CodeGrid | None]
@@ -58,11 +63,15 @@ class Quantize(Step):
 
     Attributes:
         layer: The layer they are for.
+        quantizer: The layer's, of this operand.
+        bits: The widths.
         grid: The grid of the codes.
         is_bounded: Whether the value is known to be finite.
     """
 
     layer: QuantizedLayer
+    quantizer: ActivationQuantizer
+    bits: Bits
     grid: CodeGrid
     is_bounded: bool
 
@@ -80,9 +89,8 @@ class Quantize(Step):
         (x,) = operands
         # One that is not finite shows in the sum, which is one cheap pass.
         if not (self.is_bounded or torch.isfinite(x.sum()) or torch.isfinite(x).all()):
-            name = self.layer.layer.name
-            raise NonFiniteError(f"the input of layer {name!r} has values that are not finite")
-        return to_codes(x, self.grid, self.layer.left.channel_axis)
+            raise NonFiniteError(f"{self.quantizer.name} has values that are not finite")
+        return to_codes(x, self.grid, self.quantizer.channel_axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +104,14 @@ class Kernel(Step):
         weights: Has the packed weights.
         weight_bits: Their widths.
         grid: Of the codes it reads.
-        activation: What is applied to the result, or to the sum.
+        clip: What is applied to the result, or to the sum.
     """
 
     layer: QuantizedWeightLayer
     weights: PackedWeights
     weight_bits: Bits
     grid: CodeGrid
-    activation: Activation
+    clip: Clip
 
     @property
     def key(self) -> Hashable:
@@ -117,9 +125,52 @@ class Kernel(Step):
         weight = self.weights.get(self.layer, self.weight_bits, self.grid)
         accumulate = operands[1] if len(operands) == 2 else None
         if isinstance(inner, nn.Conv2d):
-            return conv(operands[0], self.grid, weight, inner, self.activation, output, accumulate)
+            return conv(operands[0], self.grid, weight, inner, self.clip, output, accumulate)
         bias: Any = inner.bias
-        return linear(operands[0], self.grid, weight, bias, self.activation, output, accumulate)
+        return linear(operands[0], self.grid, weight, bias, self.clip, output, accumulate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product(Step):
+    """A product of two activations, on the codes of both.
+
+    Attributes:
+        layer: What is computed.
+        grids: Of the operands.
+    """
+
+    layer: QuantizedMatMul
+    grids: tuple[CodeGrid, CodeGrid]
+
+    @property
+    def key(self) -> Hashable:
+        """What it reads, and its place."""
+        return "product", self.reads, self.writes
+
+    def run(self, operands: Sequence[Any]) -> Tensor:
+        """Return the product, in float."""
+        left, right = operands
+        return matmul(left, self.grids[0], right, self.grids[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activate(Step):
+    """An activation function, in the memory of what it reads.
+
+    Attributes:
+        activation: The function.
+    """
+
+    activation: Activation
+
+    @property
+    def key(self) -> Hashable:
+        """Its place."""
+        return "activate", self.writes
+
+    def run(self, operands: Sequence[Any]) -> Tensor:
+        """Return the function of the value."""
+        return activate(operands[0], self.activation, inplace=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from torch import nn
 from ...spaces import Bits
 from ..quantized_layers import QuantizedWeightLayer
 from ..weight_cache import WeightCache
-from .kernels import CodeGrid, PackedWeight, pack_conv, pack_linear, weight_codes
+from .kernels import CodeGrid, PackedWeight, pack_conv, pack_linear
 
 
 class PackedWeights:
@@ -18,7 +18,7 @@ class PackedWeights:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._cache = WeightCache[PackedWeight](limit_bytes)
+        self._cache = WeightCache(limit_bytes)
 
     @property
     def size_bytes(self) -> int:
@@ -37,8 +37,8 @@ class PackedWeights:
 
 
 def _packed(layer: QuantizedWeightLayer, bits: Bits, grid: CodeGrid) -> PackedWeight:
-    with torch.no_grad():
-        codes, scales = weight_codes(layer, bits)
-        if isinstance(layer.inner, nn.Conv2d):
-            return pack_conv(codes, scales, layer.inner, grid)
-        return pack_linear(codes, scales)
+    weight = layer.weight_codes(bits)
+    codes = weight.codes.to(torch.int8)
+    if isinstance(layer.inner, nn.Conv2d):
+        return pack_conv(codes, weight.scales, layer.inner, grid)
+    return pack_linear(codes, weight.scales)

@@ -181,9 +181,9 @@ def every_kind_of_grid(x):
 def by_definition(x, grid):
     """Quantized values, and whether each was not clamped, from the formula in float64."""
     wide = x.detach().double()
-    if x.dtype != torch.float64:  # The quotient is rounded to float32, as the definition has it.
+    if x.dtype != torch.float64:  # The product is rounded to float32, as the definition has it.
         wide = wide.float()
-    codes = torch.round(wide / grid.scale).double() + grid.zero_point
+    codes = torch.round(wide * (1 / grid.scale)).double() + grid.zero_point
     low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (grid.lowest, grid.highest))
     points = (codes.clamp(low, high) - grid.zero_point) * grid.scale
     inside = (codes >= low) & (codes <= high)

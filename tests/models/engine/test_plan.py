@@ -3,7 +3,7 @@ import torch
 
 from bitfront.models.engine.graph import trace
 from bitfront.models.engine.plan import costs, make_plan, shared_steps
-from bitfront.models.engine.steps import Float, Kernel, Quantize, Reference
+from bitfront.models.engine.steps import Activate, Float, Kernel, Quantize, Reference
 from bitfront.models.engine.weights import PackedWeights
 from bitfront.spaces import BitAllocation
 
@@ -29,11 +29,17 @@ def changed(model, layer, weight=None, activation=None):
     return BitAllocation(names, weights, activations)
 
 
+def name(step):
+    if isinstance(step, Float):
+        return step.operation.kind
+    return "" if isinstance(step, Activate) else step.layer.layer.name
+
+
 def summary(plan):
     return [
         (
             type(step).__name__,
-            step.operation.kind if isinstance(step, Float) else step.layer.layer.name,
+            name(step),
             "float" if step.writes[1] is None else "codes",
         )
         for step in plan.steps
@@ -55,13 +61,26 @@ def test_a_residual_block_is_two_kernels_with_codes_between(residual):
         ("Quantize", "fc", "codes"),
         ("Kernel", "fc", "float"),
     ]
-    added = [step.writes for step in plan.steps if isinstance(step, Kernel) and step.overwrites]
-    assert len(added) == 2
-    assert all(
-        step.activation == "relu"
-        for step in plan.steps[1:8]
-        if isinstance(step, Kernel) and step.layer.layer.name != "conv3"
-    )
+    kernels = [step for step in plan.steps if isinstance(step, Kernel)]
+    assert [len(step.reads) for step in kernels] == [1, 1, 2, 1, 2, 1]
+    assert [step.clip for step in kernels] == ["relu", "relu", "relu", "none", "relu", "none"]
+
+
+def test_a_curve_is_left_to_torch(networks):
+    model = networks.quantized(networks.Residual(torch.nn.Hardswish))
+    plan = planned(model, BitAllocation.uniform(model.layers, 8))
+    assert summary(plan)[1:3] == [("Kernel", "stem.0", "float"), ("Activate", "", "float")]
+    assert all(step.clip == "none" for step in plan.steps if isinstance(step, Kernel))
+
+
+def test_codes_with_a_zero_point_are_made_from_floats(networks):
+    model = networks.quantized(networks.Residual(torch.nn.Identity))
+    plan = planned(model, BitAllocation.uniform(model.layers, 8))
+    assert summary(plan)[3:6] == [
+        ("Kernel", "conv1", "float"),
+        ("Quantize", "conv2", "codes"),
+        ("Kernel", "conv2", "float"),
+    ]
 
 
 def test_two_readers_of_one_width_share_codes_and_of_two_do_not(networks):
