@@ -498,6 +498,26 @@ a cluster for no workers
 - workers: 0
 + workers: 0, address: "127.0.0.1:6379"
 27: execution.address: workers 0 measures in this process alone; remove 'address'
+
+an engine that is not there
+- workers: 0
++ engine: float
+27: execution.engine: expected 'integer' or 'reference', got text 'float'
+
+integer kernels on GPUs
+- workers: 0
++ gpus_per_worker: 0.5
+27: execution.gpus_per_worker: integer kernels are for CPUs; with gpus_per_worker, engine: reference
+
+a GPU for no workers
+- workers: 0
++ workers: 0, gpus_per_worker: 0.5, engine: reference
+27: execution.gpus_per_worker: workers 0 measures on the CPU; remove 'gpus_per_worker'
+
+more than a GPU
+- workers: 0
++ gpus_per_worker: 2, engine: reference
+27: execution.gpus_per_worker: expected a number of at most 1.0, got 2
 """
 
 

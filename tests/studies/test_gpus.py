@@ -1,0 +1,63 @@
+"""Workers that are granted a share of a GPU, on a Ray that believes in one."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from bitfront.searchers import Budget
+from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace, StudyError
+from bitfront.studies.record import Books
+from bitfront.studies.requests import Request
+from bitfront.studies.sections import StrategySpec
+from bitfront.studies.trials import Trial
+
+pytestmark = pytest.mark.slow
+
+TRIAL = Trial(StrategySpec(name="random"), Budget(4), 0)
+
+
+@pytest.fixture(scope="module")
+def one_gpu():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def open_pool(one_gpu, tiny_workload, tmp_path):
+    from bitfront.studies.ray_pool import ray_pool
+
+    workload = replace(tiny_workload, engine="reference")
+    books = Books(tmp_path, workload.digest, workload.energy, (TRIAL,), DEFAULT_OBJECTIVES)
+    return lambda gpus: ray_pool(workload, books, workers=2, threads=1, gpus=gpus)
+
+
+def test_more_of_a_gpu_than_any_node_has_is_refused(open_pool):
+    with pytest.raises(StudyError, match="gpus_per_worker is 2, .* has more than 1 GPUs"):
+        open_pool(2).__enter__()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a node without CUDA")
+def test_a_node_whose_torch_has_no_cuda_is_named(open_pool, tiny_workload):
+    request = Request(BitSpace.build(tiny_workload.layers).sample(np.random.default_rng(0)))
+    with pytest.raises(StudyError, match="on the node .* finds no CUDA"), open_pool(0.5) as pool:
+        list(pool.each([request]))
+
+
+def wait_until_free(gpus):
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("GPU", 0) != gpus:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_two_workers_with_half_a_gpu_each_have_all_of_it(open_pool):
+    wait_until_free(1)
+    with open_pool(0.5):
+        wait_until_free(0)
