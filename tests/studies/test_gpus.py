@@ -39,14 +39,14 @@ def open_pool(one_gpu, tiny_workload, tmp_path):
 
 
 def test_more_of_a_gpu_than_any_node_has_is_refused(open_pool):
-    with pytest.raises(StudyError, match="gpus_per_worker is 2, .* has more than 1 GPUs"):
+    with pytest.raises(StudyError, match=r"gpus_per_worker is 2, .* has more than 1 GPUs"):
         open_pool(2).__enter__()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a node without CUDA")
 def test_a_node_whose_torch_has_no_cuda_is_named(open_pool, tiny_workload):
     request = Request(BitSpace.build(tiny_workload.layers).sample(np.random.default_rng(0)))
-    with pytest.raises(StudyError, match="on the node .* finds no CUDA"), open_pool(0.5) as pool:
+    with pytest.raises(StudyError, match=r"on the node .* finds no CUDA"), open_pool(0.5) as pool:
         list(pool.each([request]))
 
 
