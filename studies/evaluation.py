@@ -32,7 +32,7 @@ class Worker:
     Args:
         workload: What is measured.
         threads: Threads of torch, in every call.
-        device: Where the network runs; the integer engine is for ``cpu`` alone.
+        device: Where the reference runs; the integer engine runs on the CPU.
 
     Attributes:
         notes: What a user should know of how this worker measures, a sentence each.
@@ -45,11 +45,11 @@ class Worker:
         self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
             self._model = workload.quantized_model()
-            if device != "cpu":
+            if workload.engine == "integer":
+                self._engine, self.notes = _noted(self._integer_engine)
+            elif device != "cpu":
                 _require_exact_products()
                 self._model.to(device)
-            elif workload.engine == "integer":
-                self._engine, self.notes = _noted(self._integer_engine)
 
     def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
         """Yield the measurement of every request with its index, each as soon as it is there.

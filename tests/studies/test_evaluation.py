@@ -93,6 +93,19 @@ def test_the_integer_engine_counts_what_the_reference_counts(tiny_workload, refe
         assert one.loss == pytest.approx(other.loss, rel=1e-2)
 
 
+def test_on_a_device_of_its_own_the_reference_multiplies_in_float32(reference, requests):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.deterministic
+    torch.set_float32_matmul_precision("medium")
+    try:
+        worker = Worker(reference, device="cpu:0")  # any name but that of the CPU
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+        assert facts(measure(worker, requests)) == facts(measure(Worker(reference), requests))
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, before[1]
+
+
 def test_what_the_engine_warns_of_is_noted(tiny_workload, monkeypatch):
     monkeypatch.setattr("bitfront.models.engine.engine.available", lambda: "no such instruction")
     worker = Worker(tiny_workload)
