@@ -44,11 +44,12 @@ class Worker:
         self._engine: Engine | None = None
         self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
+            if device != "cpu":
+                _require_exact_products()
             self._model = workload.quantized_model()
             if workload.engine == "integer":
                 self._engine, self.notes = _noted(self._integer_engine)
-            elif device != "cpu":
-                _require_exact_products()
+            else:
                 self._model.to(device)
 
     def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
@@ -181,7 +182,7 @@ def _noted(make: Callable[[], _T]) -> tuple[_T, tuple[str, ...]]:
 
 
 def _require_exact_products() -> None:
-    """Let GPUs multiply in float32: TF32 rounds what quantizers put on their grids."""
+    """Let this process multiply in float32: TF32 rounds what quantizers put on their grids."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
