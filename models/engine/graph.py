@@ -32,6 +32,7 @@ class Operation:
         activation: Of kind ``activation``.
         call: Of kind ``call``: what to compute, from the values of the operands in their order.
         is_fresh: Whether the result surely shares no memory with an operand.
+        is_finite: Whether finite operands surely give a finite result.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Operation:
     activation: Activation = "none"
     call: Callable[..., Any] | None = None
     is_fresh: bool = True
+    is_finite: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ def activate(x: Tensor, activation: Activation, *, inplace: bool = False) -> Ten
     if activation == "none":
         return x
     if activation in ("gelu", "gelu_tanh"):
-        return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+        gelu = torch.ops.aten.gelu_ if inplace else F.gelu
+        out: Tensor = gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+        return out
     return _COMPUTED[activation](x, inplace=inplace)
 
 
@@ -227,6 +231,7 @@ class _Builder:
             tuple(self._place[read] for read in reads),
             call=_callable(node, reads, module, self._network),
             is_fresh=isinstance(module, _FRESH),
+            is_finite=isinstance(module, _FRESH) or node.target in _FINITE,
         )
         self._append(node, operation)
 
@@ -290,7 +295,16 @@ _FRESH = (
     nn.Hardsigmoid,
     nn.Sigmoid,
     nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
     nn.MaxPool2d,
+)
+
+
+_FINITE = (
+    *("reshape", "view", "flatten", "permute", "transpose", "contiguous", "unbind", "chunk"),
+    *("softmax", "sigmoid", "mean"),
+    *(operator.getitem, operator.mul, torch.flatten, torch.cat, torch.softmax, F.softmax),
+    *(F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d),
 )
 
 

@@ -101,8 +101,8 @@ def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
             sums.add_(steps.rounding).sub_(steps.excess).clamp_(min=low)
             torch.minimum(sums, steps.high, out=sums)
         # Their lowest byte is the code less the zero point, modulo 256: that of 1.5 * 2^23 is 0.
-        into.copy_(sums.view(torch.int32)).add_(grid.zero_point)
-    return codes
+        into.copy_(sums.view(torch.int32))
+    return codes.add_(grid.zero_point) if grid.zero_point else codes
 
 
 class _ChannelSteps(NamedTuple):

@@ -124,9 +124,11 @@ class _Planner:
         }
         self._steps: list[Step] = []
         self._written: set[Value] = set()
+        self._is_finite: list[bool] = []
 
     def plan(self) -> Plan:
         for place, operation in enumerate(self._graph.operations):
+            self._is_finite.append(self._gives_finite(place))
             if place in self._fusions:
                 self._append_kernel(self._fusions[place])
             elif place in self._inputs and place not in self._absorbed:
@@ -267,9 +269,10 @@ class _Planner:
                         quantizer=wanted.quantizer,
                         bits=wanted.bits,
                         grid=wanted.grid,
-                        is_bounded=self._is_bounded(operand),
+                        must_check=not self._is_finite[operand],
                     )
                 )
+                self._is_finite[operand] = True
         return values
 
     def _output_grid(self, fusion: _Fusion) -> CodeGrid | None:
@@ -295,10 +298,17 @@ class _Planner:
             or any(self._graph.operations[other].layer is None for other in others)
         )
 
-    def _is_bounded(self, place: int) -> bool:
-        """Whether a value is finite whatever the input is: made by kernels from codes alone."""
-        fusion = self._fusions.get(place)
-        return fusion is not None and (fusion.added is None or self._is_bounded(fusion.added))
+    def _gives_finite(self, place: int) -> bool:
+        """Whether a value is finite whatever the input is: made from codes, or from such values."""
+        if place in self._fusions:
+            added = self._fusions[place].added
+            return added is None or self._is_finite[added]
+        operation = self._graph.operations[place]
+        return place in self._inputs or (
+            operation.is_finite
+            and len(operation.operands) > 0
+            and all(self._is_finite[operand] for operand in operation.operands)
+        )
 
 
 def shared_steps(first: Plan, second: Plan) -> int:

@@ -66,14 +66,14 @@ class Quantize(Step):
         quantizer: The layer's, of this operand.
         bits: The widths.
         grid: The grid of the codes.
-        is_bounded: Whether the value is known to be finite.
+        must_check: Whether the value may be not finite.
     """
 
     layer: QuantizedLayer
     quantizer: ActivationQuantizer
     bits: Bits
     grid: CodeGrid
-    is_bounded: bool
+    must_check: bool
 
     @property
     def key(self) -> Hashable:
@@ -88,7 +88,7 @@ class Quantize(Step):
         """
         (x,) = operands
         # One that is not finite shows in the sum, which is one cheap pass.
-        if not (self.is_bounded or torch.isfinite(x.sum()) or torch.isfinite(x).all()):
+        if self.must_check and not (torch.isfinite(x.sum()) or torch.isfinite(x).all()):
             raise NonFiniteError(f"{self.quantizer.name} has values that are not finite")
         return to_codes(x, self.grid, self.quantizer.channel_axis)
 
