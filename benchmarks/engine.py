@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from bitfront.models.allocator import keep_freed_memory
 from bitfront.models.engine import Engine, kernels
+from bitfront.models.engine.weights import PackedWeights
 from bitfront.models.quantized import QuantizedModel
 from bitfront.models.quantized_layers import QuantizedWeightLayer
-from bitfront.spaces import FLOAT_BITS, Bits
+from bitfront.spaces import Bits
 
 from .cases import CASES, Loaded, folded_network
 from .fake_quantize import fake_quantized
@@ -124,15 +125,21 @@ def _layer_error(loaded: Loaded, reference: QuantizedModel) -> tuple[float, int]
     At random mixed widths; both compute with the codes of the input the layer has in the reference.
     """
     (allocation,) = loaded.allocations(1)
+    weights = PackedWeights(limit_bytes=0)
     errors: list[float] = []
 
     def compare(weight_bits: Bits, activation_bits: Bits) -> Callable[..., None]:
         def hook(layer: QuantizedWeightLayer, inputs: tuple[Tensor, ...], _: Tensor) -> None:
             grid = kernels.code_grid(layer.left.grid(activation_bits), activation_bits)
             codes = kernels.to_codes(inputs[0], grid, layer.left.channel_axis)
-            found = _by_kernel(layer, codes, grid, weight_bits)
-            x = kernels.from_codes(codes, grid)
-            expected = layer.compute((x,), weight_bits, FLOAT_BITS)
+            packed, inner = weights.get(layer, weight_bits, grid), layer.inner
+            if isinstance(inner, nn.Conv2d):
+                found = kernels.conv(codes, grid, packed, inner, "none", None)
+            else:
+                bias: Tensor | None = inner._parameters["bias"]
+                found = kernels.linear(codes, grid, packed, bias, "none", None)
+            whole = kernels.multiples_of(codes, grid)
+            expected = layer.whole_product(whole, grid.scale, layer.weight_codes(weight_bits))
             errors.append(float((found - expected).norm() / expected.norm()))
 
         return hook
@@ -148,15 +155,3 @@ def _layer_error(loaded: Loaded, reference: QuantizedModel) -> tuple[float, int]
     for handle in handles:
         handle.remove()
     return max(errors), len(errors)
-
-
-def _by_kernel(
-    layer: QuantizedWeightLayer, codes: Tensor, grid: kernels.CodeGrid, weight_bits: Bits
-) -> Tensor:
-    inner = layer.inner
-    weights = kernels.weight_codes(layer, weight_bits)
-    if isinstance(inner, nn.Conv2d):
-        packed = kernels.pack_conv(*weights, inner, grid)
-        return kernels.conv(codes, grid, packed, inner, "none", None)
-    assert isinstance(inner, nn.Linear)
-    return kernels.linear(codes, grid, kernels.pack_linear(*weights), inner.bias, "none", None)

@@ -6,6 +6,7 @@ of its multiply-accumulates, and what the same layers take in float32, batch nor
 
 import argparse
 import contextlib
+import re
 import statistics
 import time
 from collections import defaultdict
@@ -88,7 +89,7 @@ def _timed_steps(times: Times) -> Iterator[None]:
         return mock.patch.object(kind, "run", run)
 
     with contextlib.ExitStack() as stack:
-        for kind in (steps.Kernel, steps.Quantize, steps.Reference, steps.Float):
+        for kind in steps.Step.__subclasses__():
             stack.enter_context(timed(kind))
         yield
 
@@ -129,7 +130,7 @@ def _table(
             row[2] += images * layer.layer.macs / 1e9
             row[3] += 1000 * statistics.median(in_float[name])
     found_ms = sum(row[1] for row in rows.values())
-    rows["between the steps"] = [0, 1000 * total_s - found_ms, 0.0, 0.0]
+    rows["between steps, and copies"] = [0, 1000 * total_s - found_ms, 0.0, 0.0]
     table = Table("step", *("count", "ms", "share", "GMAC/s", "float32 ms", "gain"), box=None)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -151,13 +152,16 @@ def kind_of(step: steps.Step) -> str:
         return f"reference {_shape(step.layer)}"
     if isinstance(step, steps.Kernel):
         added = " + sum" if len(step.reads) == 2 else ""
-        activation = "" if step.activation == "none" else f" + {step.activation}"
+        activation = "" if step.clip == "none" else f" + {step.clip}"
         to = "codes" if step.writes[1] is not None else "float"
         return f"integer {_shape(step.layer)}{added}{activation} -> {to}"
+    if isinstance(step, steps.Product):
+        return "integer product of activations -> float"
+    if isinstance(step, steps.Activate):
+        return f"float {step.activation}"
     assert isinstance(step, steps.Float)
-    operation = step.operation
-    plain = operation.activation if operation.kind == "activation" else operation.name
-    return f"float {operation.kind} {plain.rpartition('.')[2]}"
+    name = re.sub(r"_\d+$", "", step.operation.name.rpartition(".")[2])
+    return f"float {step.operation.kind} {name}"
 
 
 def _shape(layer: QuantizedLayer) -> str:
