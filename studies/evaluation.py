@@ -2,13 +2,13 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from ..models.engine import Engine, EngineWarning, NonFiniteError
 from ..models.evaluate import Counts, evaluate, evaluate_each, first_nonfinite
+from ..models.quantized import QuantizedModel
 from ..models.threads import fixed_threads
 from ..spaces import BitAllocation, Measurement, Split
 from .memory import is_out_of_memory
@@ -17,8 +17,6 @@ from .workload import Workload
 
 _EXAMPLE_IMAGES = 32
 """Most images on which the integer engine compares itself with the reference."""
-
-_T = TypeVar("_T")
 
 
 class Worker:
@@ -48,7 +46,7 @@ class Worker:
                 _require_exact_products()
             self._model = workload.quantized_model()
             if workload.engine == "integer":
-                self._engine, self.notes = _noted(self._integer_engine)
+                self._engine, self.notes = _integer_engine(self._model, workload)
             else:
                 self._model.to(device)
 
@@ -61,10 +59,6 @@ class Worker:
             with fixed_threads(self._threads):  # not while whoever takes the answers computes
                 answers = self._measure([requests[index] for index in group])
             yield from zip(group, answers, strict=True)
-
-    def _integer_engine(self) -> Engine:
-        example, _ = next(self._workload.images["calibration"].batches(_EXAMPLE_IMAGES))
-        return Engine(self._model, example)
 
     def _groups(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Yield which requests to measure together: same images, and network layers in common."""
@@ -169,16 +163,17 @@ class Worker:
         return None
 
 
-def _noted(make: Callable[[], _T]) -> tuple[_T, tuple[str, ...]]:
-    """Return what a function makes, and what the engine warned of meanwhile."""
+def _integer_engine(model: QuantizedModel, workload: Workload) -> tuple[Engine, tuple[str, ...]]:
+    """Return an engine, and what it warned of."""
+    example, _ = next(workload.images["calibration"].batches(_EXAMPLE_IMAGES))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EngineWarning)
-        made = make()
+        engine = Engine(model, example)
     notes = tuple(str(w.message) for w in caught if issubclass(w.category, EngineWarning))
     for other in caught:
         if not issubclass(other.category, EngineWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    return made, notes
+    return engine, notes
 
 
 def _require_exact_products() -> None:

@@ -35,6 +35,7 @@ from .trials import Ground, Trial
 
 if TYPE_CHECKING:  # torch stays out of processes that hold no network
     from ..models.quantized import QuantizedModel
+    from .evaluation import Worker
     from .workload import Workload
 
 TRIALS_FOLDER = "trials"
@@ -57,6 +58,7 @@ class _WorkerActor:
         self._workload = workload
         self._threads = threads
         self._device = "cuda" if gpus > 0 else "cpu"
+        self._worker: Worker | None = None
 
     def prepare(self) -> tuple[str, ...]:
         """Build and calibrate the network; apart from the constructor, so that errors travel.
@@ -79,14 +81,20 @@ class _WorkerActor:
         self._worker = Worker(self._workload, self._threads, self._device)
         return self._worker.notes
 
+    def _prepared(self) -> "Worker":
+        if self._worker is None:  # the process is new, and nobody knew that the old one was gone
+            self.prepare()
+        assert self._worker is not None
+        return self._worker
+
     def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
         """Yield measurements with the indices of their requests; Ray streams what is yielded."""
-        for answered in self._worker.measure(requests):  # noqa: UP028 - Ray sends into it
+        for answered in self._prepared().measure(requests):  # noqa: UP028 - Ray sends into it
             yield answered
 
     def measure_one(self, request: Request) -> Measurement:
         """Return the measurement of a request: one answer comes faster than a stream of one."""
-        ((_, measurement),) = self._worker.measure([request])
+        ((_, measurement),) = self._prepared().measure([request])
         return measurement
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -71,6 +72,18 @@ def test_killed_workers_cost_no_answer_and_no_charge(open_pool, requests, tiny_w
         assert set(worker_processes()).isdisjoint(killed)
     expected = [measurement for _, measurement in Worker(tiny_workload).measure(requests)]
     assert [replace(m, wall_s=0.0) for m in history] == [replace(m, wall_s=0.0) for m in expected]
+
+
+def test_workers_that_die_idle_come_back_ready(open_pool, requests):
+    with open_pool() as pool:
+        pool.evaluate(requests[:20])
+        killed = worker_processes()
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+        while len(set(worker_processes()) - set(killed)) < len(killed):
+            time.sleep(0.1)
+        time.sleep(1)  # until the coordinator has heard of the new processes
+        assert not any(answer.failed for answer in pool.evaluate(requests))
 
 
 def test_answers_come_one_by_one_in_order(open_pool, requests):
