@@ -27,23 +27,30 @@ def disagreements(plan: Plan, x: Tensor) -> dict[str, str]:
     """
     values: dict[Value, Any] = {(0, None): x}
     found: dict[str, str] = {}
-    for step in plan.steps:
+    for number, step in enumerate(plan.steps):
         operands = [values[value] for value in step.reads]
         taken = [
             value.clone() if read == step.overwrites else value
             for read, value in zip(step.reads, operands, strict=True)
         ]
-        values[step.writes] = result = step.run(taken)
-        if isinstance(step, Kernel | Product):
-            reason = _difference(result, _expected(step, operands), step.writes[1])
-        elif isinstance(step, Quantize):
-            expected = step.quantizer.multiples(operands[0], step.bits)[0]
-            reason = _difference_of_codes(result, expected, step.grid)
-        else:
-            continue
-        if reason is not None:
-            found.setdefault(step.layer.layer.name, reason)
+        values[step.writes] = step.run(taken)
+        if isinstance(step, Kernel | Product | Quantize):
+            reason = _disagreement(step, operands, values[step.writes])
+            if reason is not None:
+                found.setdefault(step.layer.layer.name, reason)
+        for value in step.reads:
+            if plan.last_reads[value] == number:
+                values.pop(value, None)
     return found
+
+
+def _disagreement(
+    step: Kernel | Product | Quantize, operands: Sequence[Any], result: Tensor
+) -> str | None:
+    if isinstance(step, Quantize):
+        expected, _ = step.quantizer.multiples(operands[0], step.bits)
+        return _difference_of_codes(result, expected, step.grid)
+    return _difference(result, _expected(step, operands), step.writes[1])
 
 
 def _expected(step: Kernel | Product, operands: Sequence[Any]) -> Tensor:

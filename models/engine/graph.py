@@ -84,14 +84,19 @@ def trace(network: nn.Module, example: Tensor) -> Graph:
     except Exception as error:  # whatever the network's own code makes of symbolic values
         raise TraceError(f"{type(error).__name__}: {error}") from error
     graph = _Builder(network).build(traced)
-    values = _values(graph, example)
+    plain, logits = _run(graph, example)
     expected = network(example)
-    logits = values[graph.output]
-    if logits.shape != expected.shape or not torch.equal(logits.isnan(), expected.isnan()):
-        raise TraceError("its operations, taken one by one, give something else")
-    if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+    if logits.shape != expected.shape or not torch.allclose(
+        logits, expected, rtol=1e-4, atol=1e-5, equal_nan=True
+    ):
         raise TraceError("its operations, taken one by one, give other logits")
-    return replace(graph, operations=_with_plain_additions(graph.operations, values))
+    operations = tuple(
+        replace(operation, kind="call", call=operator.add)
+        if operation.kind == "add" and place not in plain
+        else operation
+        for place, operation in enumerate(graph.operations)
+    )
+    return replace(graph, operations=operations)
 
 
 def activate(x: Tensor, activation: Activation, *, inplace: bool = False) -> Tensor:
@@ -121,32 +126,30 @@ def compute(operation: Operation, values: Sequence[Any]) -> Any:
     return called(*values)
 
 
-def _values(graph: Graph, example: Tensor) -> list[Any]:
-    values: list[Any] = [example]
-    for operation in graph.operations[1:]:
-        values.append(compute(operation, [values[place] for place in operation.operands]))
-    return values
+def _run(graph: Graph, example: Tensor) -> tuple[set[int], Tensor]:
+    """Return the places of the additions of float tensors of one shape, and the logits."""
+    values: dict[int, Any] = {0: example}
+    plain: set[int] = set()
+    for place, operation in enumerate(graph.operations):
+        if place == 0:
+            continue
+        operands = [values[operand] for operand in operation.operands]
+        if operation.kind == "add" and all(_is_like(value, operands[0]) for value in operands):
+            plain.add(place)
+        values[place] = compute(operation, operands)
+        for operand in operation.operands:
+            if operand != graph.output and graph.readers[operand][-1] == place:
+                values.pop(operand, None)
+    logits: Tensor = values[graph.output]
+    return plain, logits
 
 
-def _with_plain_additions(
-    operations: Sequence[Operation], values: Sequence[Any]
-) -> tuple[Operation, ...]:
-    """Make a call of every addition whose operands have unlike shapes or are not float tensors."""
-
-    def is_plain(operation: Operation) -> bool:
-        operands = [values[place] for place in operation.operands]
-        return all(
-            isinstance(value, Tensor)
-            and value.shape == operands[0].shape
-            and value.dtype == torch.float32
-            for value in operands
-        )
-
-    return tuple(
-        replace(operation, kind="call", call=operator.add)
-        if operation.kind == "add" and not is_plain(operation)
-        else operation
-        for operation in operations
+def _is_like(value: Any, other: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and isinstance(other, Tensor)
+        and value.shape == other.shape
+        and value.dtype == torch.float32
     )
 
 
