@@ -12,7 +12,7 @@ from bitfront.studies.workload import Workload
 from .cases import CASES, Loaded
 from .record import Entry
 
-REPEATS = 3
+REPEATS = 2
 BATCHES = 2
 ALLOCATIONS = 6
 CACHE_BYTES = 256 * 2**20

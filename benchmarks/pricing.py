@@ -10,7 +10,7 @@ from .timing import interleaved
 
 LAYERS = 50
 ALLOCATIONS = 1_000_000
-ONE_BY_ONE = 1_000
+ONE_BY_ONE = 100
 
 
 def measure() -> dict[str, Entry]:

@@ -12,7 +12,7 @@ from .record import Entry
 from .timing import interleaved
 
 WIDTHS = range(2, 9)
-IMAGES = 128
+IMAGES = 64
 
 
 def sweep(name: str) -> dict[str, Entry]:
