@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .graph import activate
@@ -71,8 +72,14 @@ def _difference(result: Tensor, expected: Tensor, grid: CodeGrid | None) -> str 
         scaled = expected.mul(1 / grid.scale).round_()
         centred = scaled.clamp_(-grid.zero_point, grid.highest - grid.zero_point)
         return _difference_of_codes(result, centred, grid)
-    error = float((result - expected).double().norm() / expected.double().norm().clamp_min(1e-30))
-    return None if error <= RELATIVE_ERROR else f"relative error {error:.2g}"
+    size, distance = _norm(expected), _norm(expected.sub_(result))
+    if distance <= RELATIVE_ERROR * size:
+        return None
+    return f"relative error {distance / max(size, 1e-30):.2g}"
+
+
+def _norm(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def _difference_of_codes(codes: Tensor, expected: Tensor, grid: CodeGrid) -> str | None:
