@@ -157,6 +157,8 @@ class _Coordinator:
         energy = books.energy
         self._record = Record(books)
         self._notes: dict[str, None] = {}
+        # Ray sets OMP_NUM_THREADS to the CPUs of an actor. Workers are bound to no cores: two that
+        # are get no more done, and one that is cannot move away from whoever else takes its core.
         actor = ray.remote(_WorkerActor).options(num_cpus=threads, num_gpus=gpus, max_restarts=-1)
         self._dispatcher = Dispatcher(
             [

@@ -129,23 +129,32 @@ def test_threads_are_as_before_for_whoever_takes_an_answer(tiny_workload, reques
         assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("engine", "width"), [("integer", 8), ("integer", 32), ("reference", 32)])
-def test_values_that_are_not_finite_are_a_failure_that_names_the_layer(
-    tiny_workload, engine, width
-):
+def test_values_that_are_not_finite_are_a_failure_that_names_the_layer(workload):
     # Finite weights whose products overflow float32, in the float network only where calibration
     # has passed already.
-    workload = replace(tiny_workload, engine=engine)
     worker = Worker(workload)
     second = workload.layers[1].name
     with torch.no_grad():
         dict(worker._model.quantized_layers)[second].inner.bias.fill_(math.inf)
-    request = Request(BitAllocation.uniform(workload.layers, width))
+    request = Request(BitAllocation.uniform(workload.layers, 32))
     (measurement,) = measure(worker, [request])
     assert measurement.failed
     assert request.allocation.key[:12] in measurement.error
     assert f"not finite, first in layer {second!r}" in measurement.error
-    assert measurement.energy_vs_fp32 > 0
+    assert measurement.energy_vs_fp32 == pytest.approx(1.0)
+
+
+def test_an_image_that_is_not_finite_fails_on_integer_kernels_too(tiny_workload, sweep):
+    good = tiny_workload.images["search"]
+    pixels = good.images.astype(np.float32)
+    pixels[3, 0, 2, 2] = math.nan
+    broken = {**tiny_workload.images, "search": replace(good, images=pixels)}
+    first = tiny_workload.layers[0].name
+    for answer in measure(Worker(replace(tiny_workload, images=broken)), sweep):
+        assert answer.failed
+        assert answer.allocation.key[:12] in answer.error
+        assert "not finite" in answer.error
+        assert f"layer {first!r}" in answer.error
 
 
 def test_an_exception_is_a_failure_of_its_allocation_only(workload, sweep, monkeypatch):
