@@ -15,7 +15,7 @@ from .memory import is_out_of_memory
 from .requests import Request, failed, measured
 from .workload import Workload
 
-_EXAMPLE_IMAGES = 32
+_EXAMPLE_IMAGES = 8
 """Most images on which the integer engine compares itself with the reference."""
 
 

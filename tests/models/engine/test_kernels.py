@@ -398,6 +398,22 @@ def test_codes_are_those_of_the_reference(values, ends):
     assert torch.equal(codes.float(), shifted(torch.tensor(values), grid))
 
 
+@needs_kernels
+@given(
+    st.lists(finite | near | st.sampled_from([np.inf, -np.inf]), min_size=1),
+    st.floats(2.0**-10, 100),
+    st.integers(2, 8),
+)
+def test_dense_tensors_of_positive_grids_have_the_references_codes(values, high, bits):
+    grid = tensor_grid(0.0, high, bits, "affine")
+    x = torch.tensor(values + [step / 2 * grid.scale for step in range(-3, 600)])
+    x = x.repeat(256).view(-1, 4, 4, 16)
+    for layout in (x, x.contiguous(memory_format=torch.channels_last)):
+        codes = to_codes(layout, code_grid(grid, bits), -1)
+        assert codes.stride() == layout.stride()
+        assert torch.equal(codes.float(), shifted(layout, grid))
+
+
 @given(st.integers(-600, 600), tensor_grids)
 def test_halfway_between_two_codes_as_in_the_reference(half_steps, ends):
     grid = tensor_grid(*ends)
