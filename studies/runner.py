@@ -185,6 +185,7 @@ def _pool(
         books,
         workers=execution.workers,
         threads=threads,
+        gpus=execution.gpus_per_worker,
         address=execution.address,
         progress=progress,
     )

@@ -33,10 +33,6 @@ _ROUNDING = 1.5 * 2**23
 # Elements quantized at a time: the passes over them then find them in the cache.
 _BLOCK = 2**19
 
-# Shape in which oneDNN quantizes, and the number of elements beyond which torch is as fast.
-_ROW = 256
-_MOST_REQUANTIZED = 2**22
-
 # Multiplications from which an integer product of two matrices outweighs the cost of its call, and
 # the elements of products that are held as integers at a time.
 _SMALL_PRODUCT = 2**19
@@ -93,13 +89,10 @@ def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
     Returns:
         Codes in uint8, in the memory format of `x`.
     """
-    if grid.zero_point == 0 and grid.channel_bits is None and _is_dense(x):
-        return _requantized(x, grid)
     low = _ROUNDING - grid.zero_point
     steps = _channel_steps(grid, channel_axis, x.dim()) if grid.channel_bits else None
     codes = torch.empty_like(x, dtype=torch.uint8)
-    rows = len(x) if channel_axis % x.dim() == 0 else len(x) * _BLOCK // max(1, x.numel())
-    for block, into in zip(*(torch.split(t, max(1, rows)) for t in (x, codes)), strict=True):
+    for block, into in zip(*_blocks(x, codes, channel_axis), strict=True):
         sums = block.mul(1 / grid.scale)
         if steps is None:
             sums.add_(_ROUNDING).clamp_(low, low + grid.highest)
@@ -111,36 +104,12 @@ def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
     return codes.add_(grid.zero_point) if grid.zero_point else codes
 
 
-def _is_dense(x: Tensor) -> bool:
-    """Whether the memory of a tensor is whole rows of `_ROW` numbers, and not too many."""
-    if not 0 < x.numel() <= _MOST_REQUANTIZED or x.numel() % _ROW:
-        return False
-    return x.is_contiguous() or (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
-
-
-def _requantized(x: Tensor, grid: CodeGrid) -> Tensor:
-    """Let oneDNN quantize: it does that with what it adds to a product, here one of zeros.
-
-    It takes one pass over `x`, where torch's operations take four.
-    """
-    rows = x.as_strided((x.numel() // _ROW, _ROW), (_ROW, 1))
-    codes: Tensor = torch.ops.onednn.qlinear_pointwise.binary(
-        *_zero_product(len(rows)), rows, None, grid.scale, 0, torch.uint8, 1.0, 0, "add", 1.0,
-        "none", [], "",
-    )  # fmt: skip
-    if grid.highest < _LARGEST_CODE:
-        codes.clamp_(max=grid.highest)
-    return codes.as_strided(x.shape, x.stride())
-
-
-@functools.lru_cache(maxsize=64)
-def _zero_product(rows: int) -> tuple[Any, ...]:
-    """Return the operands of a product of zeros, ``rows x _ROW``."""
-    packed = torch.ops.onednn.qlinear_prepack(torch.zeros(_ROW, 1, dtype=torch.int8), None)
-    zero_points = torch.zeros(1, dtype=torch.int32)
-    return torch.zeros(rows, 1, dtype=torch.uint8), 1.0, 0, packed, torch.ones(1), zero_points
+def _blocks(x: Tensor, codes: Tensor, channel_axis: int) -> list[tuple[Tensor, ...]]:
+    """Return both tensors in blocks of about `_BLOCK` numbers, each with all channels."""
+    if x.numel() <= _BLOCK:
+        return [(x,), (codes,)]
+    rows = len(x) if channel_axis % x.dim() == 0 else max(1, len(x) * _BLOCK // x.numel())
+    return [torch.split(x, rows), torch.split(codes, rows)]
 
 
 class _ChannelSteps(NamedTuple):
