@@ -144,11 +144,18 @@ class QuantizedLayer(nn.Module):
         inner: The module to compute with.
         layer: Its description.
         config: How ranges are chosen.
+
+    Attributes:
+        weight_bits: Widths of the weights, or of the right operand.
+        activation_bits: Widths of the input.
+        observing: Whether inputs are taken into account for calibration.
+        kernel: Computes in place of `compute`; None if nothing does.
     """
 
     weight_bits: Bits = FLOAT_BITS
     activation_bits: Bits = FLOAT_BITS
     observing = False
+    kernel: Callable[..., Tensor] | None = None
 
     def __init__(self, inner: nn.Module, layer: Layer, config: QuantizerConfig) -> None:
         super().__init__()
@@ -172,6 +179,8 @@ class QuantizedLayer(nn.Module):
         """Return the layer's output at the widths set."""
         if self.observing:
             self.observe(*operands)
+        if self.kernel is not None:
+            return self.kernel(*operands)
         return self.compute(operands, self.weight_bits, self.activation_bits)
 
     def observe(self, *operands: Tensor) -> None:

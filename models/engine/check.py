@@ -19,14 +19,14 @@ MOVED_CODES = 1e-3
 value next to a rounding boundary then takes the neighbouring code."""
 
 
-def disagreements(plan: Plan, x: Tensor) -> dict[str, str]:
+def disagreements(plan: Plan, inputs: Sequence[Tensor]) -> dict[str, str]:
     """Return how layers differ from the reference, by their names; empty if none does.
 
     Args:
         plan: What is computed.
-        x: A batch of images.
+        inputs: Of the plan's graph.
     """
-    values: dict[Value, Any] = {(0, None): x}
+    values: dict[Value, Any] = {(place, None): x for place, x in enumerate(inputs)}
     found: dict[str, str] = {}
     for number, step in enumerate(plan.steps):
         operands = [values[value] for value in step.reads]

@@ -1,7 +1,8 @@
 """A quantized network on integer kernels."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from ..quantized_layers import QuantizedLayer, QuantizedWeightLayer
 from .check import disagreements
 from .graph import Graph, TraceError, trace
 from .kernels import available, supports
+from .layerwise import kernels_of, layer_disagreements, layer_plans
 from .plan import Plan, costs, make_plan, shared_steps
 from .run import run_each
 from .weights import PackedWeights
@@ -47,12 +49,24 @@ class Engine:
 
     A layer runs on integer kernels if its weights and its input have at most 8 bits and a kernel
     can compute it; every other operation runs as the model has it. The model stays the definition
-    of correct: every layer is compared with it once, on the same codes, and computes by it from
-    then on, with a warning, if the two disagree. From one end of a network to the other the two
-    differ by the few codes that a different last bit moves over a rounding boundary.
+    of correct, and the logits are its own bit for bit while sums of products stay below 2^24.
+    Every layer is compared with it once, on the same codes, and computes by it from then on, with
+    a warning, if the two disagree.
 
     It is for inference: there are no gradients. Weights may change between calls; after another
     `QuantizedModel.calibrate` a new engine is needed.
+
+    Examples:
+        >>> import torch
+        >>> from bitfront.models.profile import profile
+        >>> from bitfront.models.zoo import build_model
+        >>> network = build_model("cnn5", classes=10, input_shape=(1, 28, 28))
+        >>> layers, images = profile(network, (1, 28, 28)), torch.zeros(4, 1, 28, 28)
+        >>> model = QuantizedModel(network, layers)
+        >>> model.calibrate([images])
+        >>> engine = Engine(model, images)
+        >>> engine.forward(images, BitAllocation.uniform(layers, 4)).shape
+        torch.Size([4, 10])
 
     Args:
         model: The calibrated network.
@@ -114,7 +128,7 @@ class Engine:
         for allocation in allocations:
             self.model.check(allocation)
         if self._graph is None:
-            return lambda x: [self._by_reference(x, allocation) for allocation in allocations]
+            return lambda x: [self._by_layer(x, allocation) for allocation in allocations]
         plans = [self._plan(allocation) for allocation in allocations]
         return lambda x: self._run(plans, x)
 
@@ -133,34 +147,43 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self, plans: Sequence[Plan], x: Tensor) -> list[Tensor]:
-        return run_each(plans, self.model.arranged(x), shared_bytes=self._shared_bytes)
+        return run_each(plans, [self.model.arranged(x)], shared_bytes=self._shared_bytes)
 
     @torch.inference_mode()
-    def _by_reference(self, x: Tensor, allocation: BitAllocation | None) -> Tensor:
+    def _by_layer(self, x: Tensor, allocation: BitAllocation | None) -> Tensor:
+        integer = frozenset(self.report.integer)
+        plans = layer_plans(self.model, self._widths(allocation), integer, self._weights)
+        with self._at(allocation), kernels_of(plans):
+            logits: Tensor = self.model(x)
+            return logits
+
+    @contextmanager
+    def _at(self, allocation: BitAllocation | None) -> Iterator[None]:
         before = self.model.allocation
         self.model.set_allocation(allocation)
         try:
-            logits: Tensor = self.model(x)
-            return logits
+            yield
         finally:
             self.model.set_allocation(before)
 
     def _plan(self, allocation: BitAllocation | None) -> Plan:
         assert self._graph is not None
-        widths = allocation or BitAllocation.uniform(self.model.layers, FLOAT_BITS)
-        return make_plan(self._graph, widths, frozenset(self.report.integer), self._weights)
+        integer = frozenset(self.report.integer)
+        return make_plan(self._graph, self._widths(allocation), integer, self._weights)
+
+    def _widths(self, allocation: BitAllocation | None) -> BitAllocation:
+        return allocation or BitAllocation.uniform(self.model.layers, FLOAT_BITS)
 
     def _reasons(self, example: Tensor) -> dict[str, str]:
         """Find out which layers cannot run on integer kernels, and why."""
         layers = self.model.quantized_layers
         if (reason := available()) is not None:
-            warnings.warn(f"no integer kernels: {reason}", EngineWarning, stacklevel=3)
+            _warn(f"no integer kernels: {reason}")
             return dict.fromkeys(layers, reason)
         try:
             self._graph = trace(self.model.network, self.model.arranged(example))
         except TraceError as error:
-            warnings.warn(f"the network is not traced: {error}", EngineWarning, stacklevel=3)
-            return dict.fromkeys(layers, f"the network is not traced: {error}")
+            _warn(f"layers run on integer kernels one by one: the network is not traced: {error}")
         reasons = {
             name: reason
             for name, layer in layers.items()
@@ -169,19 +192,25 @@ class Engine:
         return reasons | self._disagreeing(example, frozenset(set(layers) - set(reasons)))
 
     def _disagreeing(self, example: Tensor, integer: frozenset[str]) -> dict[str, str]:
-        assert self._graph is not None
         found: dict[str, str] = {}
         for allocation in _probes(self.model):
-            plan = make_plan(self._graph, allocation, integer, self._weights)
-            found = disagreements(plan, self.model.arranged(example)) | found
+            if self._graph is None:
+                plans = layer_plans(self.model, allocation, integer, self._weights)
+                with self._at(allocation):
+                    found |= layer_disagreements(self.model, plans, example)
+            else:
+                plan = make_plan(self._graph, allocation, integer, self._weights)
+                found |= disagreements(plan, [self.model.arranged(example)])
         for name, reason in found.items():
-            warnings.warn(
+            _warn(
                 f"layer {name!r} runs on the reference path: its integer kernel gives other "
-                f"results ({reason})",
-                EngineWarning,
-                stacklevel=4,
+                f"results ({reason})"
             )
         return found
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, EngineWarning, stacklevel=2)
 
 
 def _unsupported(layer: QuantizedLayer) -> str | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..quantized_layers import QuantizedLayer
+from ..quantized_layers import QuantizedLayer, QuantizedMatMul
 
 Activation = Literal["none", "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh"]
 Kind = Literal["input", "layer", "activation", "add", "call"]
@@ -50,7 +50,7 @@ class Graph:
     """The operations of a network in an order in which they can be computed.
 
     Attributes:
-        operations: The first is the input.
+        operations: The inputs come first.
         output: Place of the logits.
         readers: Places of those that read each operation, in order.
         overwrites: Whether some operation may change an operand in place.
@@ -97,6 +97,14 @@ def trace(network: nn.Module, example: Tensor) -> Graph:
         for place, operation in enumerate(graph.operations)
     )
     return replace(graph, operations=operations)
+
+
+def graph_of(layer: QuantizedLayer) -> Graph:
+    """Return a layer alone as a graph, with an input for each of its operands."""
+    inputs = 2 if isinstance(layer, QuantizedMatMul) else 1
+    operations = [Operation("input", "input") for _ in range(inputs)]
+    operations.append(Operation("layer", layer.layer.name, tuple(range(inputs)), layer=layer))
+    return Graph(tuple(operations), inputs, (((inputs,),) * inputs) + ((),), overwrites=False)
 
 
 def activate(x: Tensor, activation: Activation, *, inplace: bool = False) -> Tensor:

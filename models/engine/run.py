@@ -9,33 +9,41 @@ from .plan import Plan
 from .steps import Value
 
 Values = dict[Value, Any]
-_INPUT: Value = (0, None)
 
 
-def run_each(plans: Sequence[Plan], x: Tensor, *, shared_bytes: int) -> list[Tensor]:
-    """Return the logits of several plans of one network, bit for bit those of each alone.
+def run_each(plans: Sequence[Plan], inputs: Sequence[Tensor], *, shared_bytes: int) -> list[Tensor]:
+    """Return the output of several plans of one graph, bit for bit those of each alone.
 
     What plans have in common from the start is computed once. Where they part, the values that
     are still to be read are kept until the last of them has gone on.
 
     Args:
         plans: At least one.
-        x: The input.
+        inputs: Of the graph.
         shared_bytes: Most memory for kept values; where they would need more, plans run alone.
     """
-    logits: dict[int, Tensor] = {}
-    _Run(plans, x, shared_bytes, logits).follow(tuple(range(len(plans))), 0, {_INPUT: x}, {}, 0)
-    return [logits[number] for number in range(len(plans))]
+    outputs: dict[int, Tensor] = {}
+    run = _Run(plans, inputs, shared_bytes, outputs)
+    run.follow(tuple(range(len(plans))), 0, run.start(), {}, 0)
+    return [outputs[number] for number in range(len(plans))]
 
 
 class _Run:
     def __init__(
-        self, plans: Sequence[Plan], x: Tensor, shared_bytes: int, logits: dict[int, Tensor]
+        self,
+        plans: Sequence[Plan],
+        inputs: Sequence[Tensor],
+        shared_bytes: int,
+        outputs: dict[int, Tensor],
     ) -> None:
         self._plans = plans
-        self._x = x
+        self._inputs = inputs
         self._shared_bytes = shared_bytes
-        self._logits = logits
+        self._outputs = outputs
+
+    def start(self) -> Values:
+        """Return the values before the first step."""
+        return {(place, None): x for place, x in enumerate(self._inputs)}
 
     def follow(
         self,
@@ -55,7 +63,7 @@ class _Run:
             kept_bytes: Size of all that is kept.
         """
         while position < len(self._plans[members[0]].steps):
-            first, *others = self._part(members, position)
+            *others, largest = self._part(members, position)
             if others:
                 size = kept_bytes + sum(_nbytes(v) for k, v in values.items() if k not in kept)
                 if size > self._shared_bytes:
@@ -65,19 +73,23 @@ class _Run:
                     self.follow(
                         group, position, self._needed(group, position, values), values, size
                     )
-                members, values = first, self._needed(first, position, values)
+                members, values = largest, self._needed(largest, position, values)
             self._step(members, position, values, kept)
             position += 1
         for member in members:
-            self._logits[member] = values[self._plans[member].output]
+            self._outputs[member] = values[self._plans[member].output]
 
     def _part(self, members: tuple[int, ...], position: int) -> list[tuple[int, ...]]:
+        """Return groups of plans with the same next step, the largest last.
+
+        It goes on when the others are done, so that little is kept and not for long.
+        """
         if len(members) == 1:
             return [members]
         groups: dict[Any, list[int]] = {}
         for member in members:
             groups.setdefault(self._plans[member].steps[position].key, []).append(member)
-        return [tuple(group) for group in groups.values()]
+        return sorted((tuple(group) for group in groups.values()), key=len)
 
     def _needed(self, members: tuple[int, ...], position: int, values: Values) -> Values:
         return {
@@ -108,7 +120,7 @@ class _Run:
 
     def _follow_alone(self, members: tuple[int, ...]) -> None:
         for member in members:
-            self.follow((member,), 0, {_INPUT: self._x}, {}, 0)
+            self.follow((member,), 0, self.start(), {}, 0)
 
 
 def _nbytes(value: Any) -> int:

@@ -6,6 +6,8 @@ import torch
 
 from bitfront.models.config import QuantizerConfig
 from bitfront.models.engine import Engine, EngineWarning, NonFiniteError, engine, kernels
+from bitfront.models.profile import profile
+from bitfront.models.quantized import QuantizedModel
 from bitfront.models.zoo import build_model
 from bitfront.spaces import BitAllocation, ModelError
 
@@ -97,15 +99,32 @@ def test_the_cache_of_packed_weights_keeps_its_bound(residual):
         assert fast._weights.size_bytes <= 2000 < roomy._weights.size_bytes
 
 
-def test_a_network_without_a_trace_runs_by_reference_with_a_warning(networks):
+def test_a_network_without_a_trace_runs_layer_by_layer_with_a_warning(networks):
     model = networks.quantized(networks.Branch())
-    with pytest.warns(EngineWarning, match="control flow"):
+    with pytest.warns(EngineWarning, match="one by one.*control flow"):
         fast = Engine(model, images(4, seed=2))
-    assert not fast.report.integer
-    x, uniform = images(5, seed=3), BitAllocation.uniform(model.layers, 4)
+    assert fast.report.integer == ("conv", "fc")
     model.set_allocation(None)
+    allocations = [networks.random_allocation(model, seed, (2, 4, 8, 16)) for seed in range(4)]
+    for x in (images(5, seed=3) + 1, images(5, seed=3) - 1):
+        for allocation, logits in zip(allocations, fast.forward_each(x, allocations), strict=True):
+            assert torch.equal(logits, reference(model, x, allocation))
+    model.set_allocation(None)
+    fast.forward(x, allocations[0])
+    assert model.allocation is None and model.quantized_layers["fc"].kernel is None
+    assert fast.together([*allocations, None]) == [[0], [1], [2], [3], [4]]
+
+
+def test_layer_by_layer_a_kernel_that_disagrees_is_not_used(networks, monkeypatch):
+    real = kernels.conv
+    monkeypatch.setattr("bitfront.models.engine.steps.conv", lambda *args: real(*args).mul_(2))
+    model = networks.quantized(networks.Branch())
+    with pytest.warns(EngineWarning) as caught:
+        fast = Engine(model, images(4, seed=2))
+    assert "gives other results" in str(caught[-1].message)
+    assert fast.report.integer == ("fc",)
+    x, uniform = images(5, seed=3), BitAllocation.uniform(model.layers, 4)
     assert torch.equal(fast.forward(x, uniform), reference(model, x, uniform))
-    assert fast.together([uniform, None]) == [[0], [1]]
 
 
 def test_no_kernels_on_this_machine(monkeypatch, residual):
@@ -188,3 +207,45 @@ def test_real_shapes_have_no_gradients_and_any_batch(networks):
         logits = fast.forward(images(count), uniform)
         assert logits.shape == (count, 10)
         assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("smallest", [0, 2**19])
+def test_products_of_activations_are_the_references_bit_for_bit(networks, monkeypatch, smallest):
+    monkeypatch.setattr(kernels, "_SMALL_PRODUCT", smallest)
+    network = build_model("vit_tiny_patch4", classes=10, input_shape=SHAPE)
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    model = networks.quantized(network)
+    fast = Engine(model, images(4, seed=2))
+    assert {layer.name for layer in model.layers if layer.kind == "matmul"} <= set(
+        fast.report.integer
+    )
+    x = images(5, seed=3)
+    for seed in range(4):
+        mixed = networks.random_allocation(model, seed, (2, 4, 6, 8, 16))
+        assert torch.equal(fast.forward(x, mixed), reference(model, x, mixed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "by_reference"),
+    [
+        ("resnet18", set()),
+        ("mobilenetv3_large_100", {"classifier"}),  # timm's own linear layer
+        ("efficientnet_lite0", set()),
+        ("deit_tiny_patch16_224", set()),
+    ],
+)
+def test_networks_of_timm_run_on_kernels_bit_for_bit(name, by_reference, networks):
+    shape = (3, 64, 64)
+    torch.manual_seed(0)
+    network = build_model(f"timm:{name}", classes=10, input_shape=shape)
+    model = QuantizedModel(network, profile(network, shape))
+    model.calibrate([torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))])
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast = Engine(model, x)
+    assert set(fast.report.reference) == by_reference
+    for seed in range(3):
+        mixed = networks.random_allocation(model, seed, (4, 6, 8))
+        assert torch.equal(fast.forward(x, mixed), reference(model, x, mixed))
