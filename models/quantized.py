@@ -17,7 +17,12 @@ from .attention import expose_matmuls
 from .config import QuantizerConfig
 from .fold import fold_batch_norms
 from .profile import is_quantizable
-from .quantized_layers import QuantizedLayer, QuantizedMatMul, QuantizedWeightLayer
+from .quantized_layers import (
+    QuantizedLayer,
+    QuantizedMatMul,
+    QuantizedWeightLayer,
+    check_finite,
+)
 from .surgery import replace_modules
 from .weight_cache import WeightCache
 
@@ -216,8 +221,7 @@ def _wrapped(
             f"layer {layer.name!r} has {weight.numel()} weights in the network, "
             f"{layer.weight_count} in its description: profile this network"
         )
-    if not torch.isfinite(weight).all():
-        raise ModelError(f"layer {layer.name!r} has weights that are not finite")
+    check_finite(module, layer.name)
     return QuantizedWeightLayer(module, layer, config, cache)
 
 

@@ -270,8 +270,9 @@ class QuantizedWeightLayer(QuantizedLayer):
             bits: One width, or one per output channel, of at most 8 bits.
 
         Raises:
-            ModelError: If a weight is not finite.
+            ModelError: If a weight or the bias is not finite.
         """
+        check_finite(self.inner, self.layer.name)
         # What is kept of it must serve later passes that record gradients, too.
         with torch.inference_mode(False), torch.no_grad():
             weight = self.inner.get_parameter("weight")
@@ -336,6 +337,24 @@ class QuantizedWeightLayer(QuantizedLayer):
     def weight_state(self) -> tuple[tuple[int, int], ...]:
         """Return what changes when the weights do."""
         return tuple((p._version, p.data_ptr()) for p in self.inner.parameters())
+
+
+def check_finite(module: nn.Module, name: str) -> None:
+    """Check that no weight or bias of a layer is infinite or not a number.
+
+    Quantizers would hide it: they clamp what is infinite.
+
+    Args:
+        module: The layer.
+        name: What it is called.
+
+    Raises:
+        ModelError: If one is.
+    """
+    for parameter_name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            what = "a bias that is" if parameter_name == "bias" else "weights that are"
+            raise ModelError(f"layer {name!r} has {what} not finite")
 
 
 class QuantizedMatMul(QuantizedLayer):

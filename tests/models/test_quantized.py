@@ -409,6 +409,16 @@ def test_weights_that_are_not_finite_are_named():
         run(ours, images(shape=(4,)))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_bias_that_is_not_finite_names_the_layer(value):
+    ours = quantized(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (4,))
+    with torch.no_grad():
+        ours.network[2].inner.bias[1] = value
+    ours.set_allocation(BitAllocation(["0", "2"], [8, 8], [8, 8]))
+    with pytest.raises(ModelError, match="layer '2' has a bias that is not finite"):
+        run(ours, images(shape=(4,)))
+
+
 def test_activations_that_are_not_finite_are_named():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     nn.init.constant_(model[0].bias, float("inf"))
