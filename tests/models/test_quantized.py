@@ -421,7 +421,7 @@ def test_a_bias_that_is_not_finite_names_the_layer(value):
 
 def test_activations_that_are_not_finite_are_named():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    nn.init.constant_(model[0].bias, float("inf"))
+    nn.init.constant_(model[0].weight, 3e38)  # finite; its products are not
     with pytest.raises(ModelError, match="the input of layer '1' has a value that is not finite"):
         quantized(model, (4,))
 
