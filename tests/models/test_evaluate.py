@@ -69,10 +69,14 @@ def test_the_first_module_that_gives_nonfinite_values_is_named():
 @pytest.mark.parametrize("bits", [4, 32])
 def test_a_quantized_network_names_its_layers_as_the_original_does(bits):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    nn.init.ones_(model[0].weight)
     quantized = QuantizedModel(model, profile(model, (2,)))
     quantized.calibrate([torch.ones(1, 2)])
     quantized.set_allocation(BitAllocation.uniform(quantized.layers, bits))
-    nn.init.constant_(quantized.quantized_layers["1"].inner.bias, math.nan)
+    nn.init.constant_(quantized.quantized_layers["0"].inner.bias, 3.0)
+    nn.init.constant_(
+        quantized.quantized_layers["1"].inner.weight, 3e38
+    )  # finite; products are not
     assert first_nonfinite(quantized, torch.ones(1, 2)) == "1"
 
 
@@ -94,6 +98,4 @@ def test_several_allocations_count_as_each_does_alone(digits):
         assert replace(counts, wall_s=0) == replace(alone, wall_s=0)
         model.set_allocation(allocation)
         reference = evaluate(model, digits.search, 50, 120)
-        assert counts.samples == reference.samples == 120
-        assert abs(counts.correct - reference.correct) <= 1
-        assert counts.loss == pytest.approx(reference.loss, rel=0.02)
+        assert replace(counts, wall_s=0) == replace(reference, wall_s=0)
