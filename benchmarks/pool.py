@@ -29,8 +29,8 @@ from .record import Entry
 WARM_UP = 20
 REQUESTS = 200
 MANY = 500
-IMAGES = 512
-SEARCH = 24
+IMAGES = 384
+SEARCH = 64
 SEARCHES = 4
 POOLS = 2
 
