@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ..spaces import FLOAT_BITS, Bits, Layer, ModelError
 from .config import QuantizerConfig
 from .observers import Histogram, Range, activation_range, weight_fraction
+from .plain_layers import plain_kind, plain_product
 from .quantizers import (
     CONTAINER_BITS,
     Grid,
@@ -233,7 +234,7 @@ class QuantizedWeightLayer(QuantizedLayer):
         """Return the output for quantized input and weights."""
         (x,) = operands
         inner, weight = self.inner, self.inner.get_parameter("weight")
-        is_plain = type(inner).forward in (nn.Conv2d.forward, nn.Linear.forward)
+        is_plain = plain_kind(inner) is not None
         if is_plain and self._is_whole(weight_bits, activation_bits, x, weight):
             whole, unit = self.left.multiples(x, activation_bits)
             return self.whole_product(whole, unit, self._kept_codes(weight_bits))
@@ -241,7 +242,8 @@ class QuantizedWeightLayer(QuantizedLayer):
         if isinstance(weight_bits, int) and weight_bits == FLOAT_BITS:
             out: Tensor = inner(x)
         elif is_plain:
-            out = self._product(x, self._quantized(weight, weight_bits), inner.bias)
+            bias = inner._parameters["bias"]
+            out = plain_product(x, self._quantized(weight, weight_bits), bias, inner)
         else:
             with _OnWeight(lambda weight: self._quantized(weight, weight_bits)):
                 out = inner(x)
@@ -259,7 +261,9 @@ class QuantizedWeightLayer(QuantizedLayer):
             weight: From `weight_codes`.
         """
         column = (-1, 1, 1) if isinstance(self.inner, nn.Conv2d) else (-1,)
-        out = self._product(x, weight.codes, None).mul_((weight.scales * unit).view(column))
+        out = plain_product(x, weight.codes, None, self.inner).mul_(
+            (weight.scales * unit).view(column)
+        )
         bias: Tensor | None = self.inner._parameters["bias"]
         return out if bias is None else out.add_(bias.view(column))
 
@@ -283,12 +287,6 @@ class QuantizedWeightLayer(QuantizedLayer):
     def _kept_codes(self, bits: Bits) -> WeightCodes:
         key = ("codes", self.layer.name, np.asarray(bits, dtype=np.uint8).tobytes())
         return self._cache.get(key, self.weight_state(), lambda: self.weight_codes(bits))
-
-    def _product(self, x: Tensor, weight: Tensor, bias: Any) -> Tensor:
-        if isinstance(self.inner, nn.Conv2d):
-            out: Tensor = self.inner._conv_forward(x, weight, bias)
-            return out
-        return nn.functional.linear(x, weight, bias)
 
     def weight_grid(self, weight: Tensor, bits: Bits) -> Grid:
         """Return the grids of the weights by output channel.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Bits
+from ..plain_layers import pad_same, plain_kind
 from ..quantized_layers import QuantizedWeightLayer
 from ..quantizers import CONTAINER_BITS, Grid
 
@@ -221,6 +222,8 @@ def conv(
         added = None if accumulate is None else accumulate.permute(0, 2, 3, 1)
         product = linear(rows, grid, weight, module.bias, clip, output, added)
         return product.permute(0, 3, 1, 2)
+    if plain_kind(module) == "same conv":
+        codes = pad_same(codes, module, grid.zero_point)
     x, post_op = _operands(codes, grid, weight), _post_op(clip, output)
     if accumulate is not None:
         # The kernel takes the memory as channels_last, whatever the strides say.
@@ -394,16 +397,15 @@ def _total(x: Tensor, axis: int) -> Tensor:
 def supports(layer: QuantizedWeightLayer) -> str | None:
     """Return why the kernels cannot compute a layer, or None if they can."""
     inner = layer.inner
-    if type(inner).forward is nn.Conv2d.forward:
+    kind = plain_kind(inner)
+    if kind is None:
+        return "it has its own forward"
+    if kind == "conv":
         assert isinstance(inner, nn.Conv2d)
-        if type(inner)._conv_forward is not nn.Conv2d._conv_forward:
-            return "it has its own convolution"
         if inner.padding_mode != "zeros":
             return f"its padding mode is {inner.padding_mode!r}"
         if _padding(inner) is None:
             return "its padding differs from side to side"
-    elif type(inner).forward is not nn.Linear.forward:
-        return "it has its own forward"
     weight: Tensor = inner.weight  # type: ignore[assignment]
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return f"its weights are {weight.dtype} on {weight.device.type}"

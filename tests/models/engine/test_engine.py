@@ -227,15 +227,10 @@ def test_products_of_activations_are_the_references_bit_for_bit(networks, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "by_reference"),
-    [
-        ("resnet18", set()),
-        ("mobilenetv3_large_100", {"classifier"}),  # timm's own linear layer
-        ("efficientnet_lite0", set()),
-        ("deit_tiny_patch16_224", set()),
-    ],
+    "name",
+    ["resnet18", "mobilenetv3_large_100", "tf_efficientnet_lite0", "deit_tiny_patch16_224"],
 )
-def test_networks_of_timm_run_on_kernels_bit_for_bit(name, by_reference, networks):
+def test_networks_of_timm_run_on_kernels_bit_for_bit(name, networks):
     shape = (3, 64, 64)
     torch.manual_seed(0)
     network = build_model(f"timm:{name}", classes=10, input_shape=shape)
@@ -245,7 +240,7 @@ def test_networks_of_timm_run_on_kernels_bit_for_bit(name, by_reference, network
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fast = Engine(model, x)
-    assert set(fast.report.reference) == by_reference
+    assert not fast.report.reference
     for seed in range(3):
         mixed = networks.random_allocation(model, seed, (4, 6, 8))
         assert torch.equal(fast.forward(x, mixed), reference(model, x, mixed))

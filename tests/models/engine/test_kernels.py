@@ -23,8 +23,13 @@ from bitfront.models.engine.kernels import (
 )
 from bitfront.models.quantized_layers import QuantizedWeightLayer
 from bitfront.models.quantizers import channel_grid, fake_quantize, quantize, tensor_grid
+from bitfront.models.torchvision_ops import declare_missing_operators
 from bitfront.models.weight_cache import WeightCache
 from bitfront.spaces import Layer
+
+declare_missing_operators()  # timm imports torchvision
+from timm.layers import Conv2dSame  # noqa: E402
+from timm.layers import linear as timm_linear  # noqa: E402
 
 needs_kernels = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -340,7 +345,11 @@ def widths(count, seed):
 @pytest.mark.parametrize("scheme", ["affine", "symmetric"])
 @pytest.mark.parametrize("observer", ["minmax", "mse"])
 @pytest.mark.parametrize("per_channel", ["neither", "weights", "activations", "both"])
-@pytest.mark.parametrize("module", [*CONVS.values(), LINEARS["bias"]], ids=[*CONVS, "linear"])
+@pytest.mark.parametrize(
+    "module",
+    [*CONVS.values(), Conv2dSame(6, 8, 3, stride=2), LINEARS["bias"], timm_linear.Linear(9, 7)],
+    ids=[*CONVS, "timm's same", "linear", "timm's linear"],
+)
 def test_a_layer_is_its_reference_bit_for_bit(module, per_channel, observer, scheme):
     layer = layer_of(module)
     layer.config = QuantizerConfig(weight_observer=observer, activation_scheme=scheme)
@@ -532,7 +541,7 @@ def test_ordinary_layers_are_supported(module):
     [
         (OwnForward(4, 4, 3), "own forward"),
         (OwnLinear(4, 4), "own forward"),
-        (OwnConvolution(4, 4, 3), "own convolution"),
+        (OwnConvolution(4, 4, 3), "own forward"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'reflect'"),
         (nn.Conv2d(4, 4, 2, padding="same"), "side to side"),
         (nn.Conv2d(4, 4, 3).double(), "float64"),
