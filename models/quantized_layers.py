@@ -205,6 +205,8 @@ class QuantizedLayer(nn.Module):
 
     def _is_whole(self, weight_bits: Bits, activation_bits: Bits, *tensors: Tensor) -> bool:
         """Whether a product of these tensors at these widths is one of whole numbers."""
+        if not all(tensor.dtype in (torch.float32, torch.float64) for tensor in tensors):
+            return False  # narrower types do not hold the sums
         recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         widest = max(np.max(weight_bits), np.max(activation_bits))
         return not recorded and bool(widest <= CONTAINER_BITS)

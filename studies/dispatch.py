@@ -105,7 +105,7 @@ class Dispatcher:
             self._arrived.clear()
             await self._arrived.wait()
         jobs = [self._waiting.popleft()]
-        share = min(MAX_BATCH, len(self._waiting) // (2 * len(self._workers)))
+        share = min(MAX_BATCH, len(self._waiting) // (2 * max(1, len(self._serving))))
         while len(jobs) < share and jobs[0].attempts == self._waiting[0].attempts == 0:
             jobs.append(self._waiting.popleft())
         return jobs

@@ -72,7 +72,7 @@ class Workload:
         quantizer: How ranges are chosen.
         batch_size: Images per forward pass; sums round differently with another.
         energy: Prices the allocations.
-        engine: What computes; integer kernels sum in another order than the reference.
+        engine: What computes; integer kernels, or the reference; sums beyond 2^24 differ.
     """
 
     architecture: Architecture

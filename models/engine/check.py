@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .graph import activate
-from .kernels import CodeGrid, multiples_of
+from .kernels import CodeGrid, multiples_of, to_codes
 from .plan import Plan
 from .steps import Kernel, Product, Quantize, Value
 
@@ -34,24 +34,34 @@ def disagreements(plan: Plan, inputs: Sequence[Tensor]) -> dict[str, str]:
             value.clone() if read == step.overwrites else value
             for read, value in zip(step.reads, operands, strict=True)
         ]
-        values[step.writes] = step.run(taken)
-        if isinstance(step, Kernel | Product | Quantize):
-            reason = _disagreement(step, operands, values[step.writes])
-            if reason is not None:
-                found.setdefault(step.layer.layer.name, reason)
+        if isinstance(step, Kernel | Product):
+            values[step.writes], reason = _tried(step, operands, taken)
+        else:
+            values[step.writes], reason = step.run(taken), None
+        if isinstance(step, Quantize):
+            expected, _ = step.quantizer.multiples(operands[0], step.bits)
+            reason = _difference_of_codes(values[step.writes], expected, step.grid)
+        if reason is not None:
+            assert isinstance(step, Kernel | Product | Quantize)
+            found.setdefault(step.layer.layer.name, reason)
         for value in step.reads:
             if plan.last_reads[value] == number:
                 values.pop(value, None)
     return found
 
 
-def _disagreement(
-    step: Kernel | Product | Quantize, operands: Sequence[Any], result: Tensor
-) -> str | None:
-    if isinstance(step, Quantize):
-        expected, _ = step.quantizer.multiples(operands[0], step.bits)
-        return _difference_of_codes(result, expected, step.grid)
-    return _difference(result, _expected(step, operands), step.writes[1])
+def _tried(
+    step: Kernel | Product, operands: Sequence[Any], taken: Sequence[Any]
+) -> tuple[Tensor, str | None]:
+    """Return what a kernel gives, and why it is not to be used; the reference's if it fails."""
+    grid = step.writes[1]
+    try:
+        result = step.run(taken)
+    except Exception as error:  # of shapes and strides that oneDNN does not take
+        expected = _expected(step, operands)
+        reason = f"it fails: {str(error).splitlines()[0]}"
+        return expected if grid is None else to_codes(expected, grid), reason
+    return result, _difference(result, _expected(step, operands), grid)
 
 
 def _expected(step: Kernel | Product, operands: Sequence[Any]) -> Tensor:

@@ -4,6 +4,7 @@ The network is traced once with `torch.fx`. Quantized layers, activations and ad
 every other operation is kept as it is and computes in float.
 """
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ class Operation:
         activation: Of kind ``activation``.
         call: Of kind ``call``: what to compute, from the values of the operands in their order.
         is_fresh: Whether the result surely shares no memory with an operand.
-        is_finite: Whether finite operands surely give a finite result.
+        is_finite: Whether finite operands give a finite result, overflow of float32 aside.
     """
 
     kind: Kind
@@ -53,13 +54,11 @@ class Graph:
         operations: The inputs come first.
         output: Place of the logits.
         readers: Places of those that read each operation, in order.
-        overwrites: Whether some operation may change an operand in place.
     """
 
     operations: tuple[Operation, ...]
     output: int
     readers: tuple[tuple[int, ...], ...]
-    overwrites: bool
 
 
 class TraceError(Exception):
@@ -75,7 +74,8 @@ def trace(network: nn.Module, example: Tensor) -> Graph:
 
     Raises:
         TraceError: If the network's control flow depends on values, it returns more than one
-            tensor, or its operations give other logits for the example.
+            tensor, an unknown operation changes what it reads, or the operations give other
+            logits for the example.
     """
     parameters = list(inspect.signature(network.forward).parameters.values())
     fixed = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
@@ -104,7 +104,7 @@ def graph_of(layer: QuantizedLayer) -> Graph:
     inputs = 2 if isinstance(layer, QuantizedMatMul) else 1
     operations = [Operation("input", "input") for _ in range(inputs)]
     operations.append(Operation("layer", layer.layer.name, tuple(range(inputs)), layer=layer))
-    return Graph(tuple(operations), inputs, (((inputs,),) * inputs) + ((),), overwrites=False)
+    return Graph(tuple(operations), inputs, (((inputs,),) * inputs) + ((),))
 
 
 def activate(x: Tensor, activation: Activation, *, inplace: bool = False) -> Tensor:
@@ -144,7 +144,11 @@ def _run(graph: Graph, example: Tensor) -> tuple[set[int], Tensor]:
         operands = [values[operand] for operand in operation.operands]
         if operation.kind == "add" and all(_is_like(value, operands[0]) for value in operands):
             plain.add(place)
+        before = [value.clone() for value in operands if isinstance(value, Tensor)]
         values[place] = compute(operation, operands)
+        after = [value for value in operands if isinstance(value, Tensor)]
+        if not all(map(_is_equal, before, after)):
+            raise TraceError(f"{operation.name!r} changes what it reads")
         for operand in operation.operands:
             if operand != graph.output and graph.readers[operand][-1] == place:
                 values.pop(operand, None)
@@ -152,12 +156,19 @@ def _run(graph: Graph, example: Tensor) -> tuple[set[int], Tensor]:
     return plain, logits
 
 
+def _is_equal(x: Tensor, other: Tensor) -> bool:
+    return bool(((x == other) | ((x != x) & (other != other))).all())
+
+
 def _is_like(value: Any, other: Any) -> bool:
+    """Whether both are float tensors laid out as a kernel lays out its result."""
+    if not (isinstance(value, Tensor) and isinstance(other, Tensor)):
+        return False
+    layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
     return (
-        isinstance(value, Tensor)
-        and isinstance(other, Tensor)
-        and value.shape == other.shape
+        value.shape == other.shape
         and value.dtype == torch.float32
+        and value.is_contiguous(memory_format=layout)
     )
 
 
@@ -178,7 +189,6 @@ class _Builder:
         self._network = network
         self._operations: list[Operation] = []
         self._place: dict[fx.Node, int] = {}  # of a node's present value
-        self._overwrites = False
 
     def build(self, graph: fx.Graph) -> Graph:
         output: Any = None
@@ -202,7 +212,6 @@ class _Builder:
             tuple(self._operations),
             self._place[output],
             tuple(tuple(places) for places in readers),
-            self._overwrites,
         )
 
     def _add(self, node: fx.Node, module: nn.Module | None) -> None:
@@ -230,8 +239,14 @@ class _Builder:
             self._append(node, Operation("add", node.name, self._places(node.args)))
             if overwrites:
                 self._place[first] = self._place[node]
+        elif overwrites and first is not None and hasattr(module, "inplace"):
+            module = copy.copy(module)
+            module.inplace = False  # type: ignore[union-attr]
+            self._call(node, module)
+            self._place[first] = self._place[node]
+        elif overwrites:
+            raise TraceError(f"{node.name!r} changes what it reads")
         else:
-            self._overwrites = self._overwrites or overwrites
             self._call(node, module)
 
     def _call(self, node: fx.Node, module: nn.Module | None) -> None:
@@ -241,8 +256,8 @@ class _Builder:
             str(node.target) if node.op == "call_module" else node.name,
             tuple(self._place[read] for read in reads),
             call=_callable(node, reads, module, self._network),
-            is_fresh=isinstance(module, _FRESH),
-            is_finite=isinstance(module, _FRESH) or node.target in _FINITE,
+            is_fresh=type(module) in (*_FRESH, *_NORMS),
+            is_finite=type(module) in _FRESH or node.target in _FINITE,
         )
         self._append(node, operation)
 
@@ -298,10 +313,9 @@ _ACTIVATION_MODULES: Mapping[type[nn.Module], Activation] = {
     nn.Hardswish: "hardswish",
     nn.SiLU: "silu",
 }
+_NORMS = (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
+"""Their result is new, too; but they have weights, which may be not finite."""
 _FRESH = (
-    nn.LayerNorm,
-    nn.BatchNorm2d,
-    nn.GroupNorm,
     nn.Softmax,
     nn.Hardsigmoid,
     nn.Sigmoid,
@@ -359,4 +373,4 @@ def _may_overwrite(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def _changes_nothing(module: nn.Module) -> bool:
-    return isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d | nn.AlphaDropout)
+    return type(module) in (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout)

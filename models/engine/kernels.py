@@ -50,20 +50,23 @@ class CodeGrid:
         highest: Largest code, at most 255; the smallest is 0.
         channel_bits: Width of every channel, a byte each, where they differ: the codes of a channel
             of b bits are multiples of ``2**(8 - b)``.
+        channel_axis: Axis of the channels, counted from the end, where their widths differ.
     """
 
     scale: float
     zero_point: int
     highest: int
     channel_bits: bytes | None = None
+    channel_axis: int | None = None
 
 
-def code_grid(grid: Grid, bits: Bits) -> CodeGrid:
+def code_grid(grid: Grid, bits: Bits, channel_axis: int = -1) -> CodeGrid:
     """Return a grid of at most 8 bits with its codes moved to start at 0.
 
     Args:
         grid: What `tensor_grid` or `channel_grid` gives.
         bits: The width it was made for, or the widths by channel.
+        channel_axis: Axis of the channels, counted from the end.
     """
     widths = np.unique(bits)
     scale, zero_point, lowest, highest = (
@@ -76,24 +79,24 @@ def code_grid(grid: Grid, bits: Bits) -> CodeGrid:
     # The first channel's codes are every `step`-th of the container's.
     widths = np.asarray(bits, dtype=np.uint8)
     step = 2 ** (CONTAINER_BITS - int(widths[0]))
-    return CodeGrid(scale / step, shifted * step, _LARGEST_CODE, widths.tobytes())
+    scale, shifted = scale / step, shifted * step
+    return CodeGrid(scale, shifted, _LARGEST_CODE, widths.tobytes(), channel_axis)
 
 
-def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
+def to_codes(x: Tensor, grid: CodeGrid) -> Tensor:
     """Quantize to the same codes as the reference.
 
     Args:
         x: float32, of any shape and memory format.
         grid: The grid.
-        channel_axis: Axis of per-channel widths.
 
     Returns:
         Codes in uint8, in the memory format of `x`.
     """
     low = _ROUNDING - grid.zero_point
-    steps = _channel_steps(grid, channel_axis, x.dim()) if grid.channel_bits else None
+    steps = _channel_steps(grid, x.dim()) if grid.channel_bits else None
     codes = torch.empty_like(x, dtype=torch.uint8)
-    for block, into in zip(*_blocks(x, codes, channel_axis), strict=True):
+    for block, into in zip(*_blocks(x, codes, grid.channel_axis), strict=True):
         sums = block.mul(1 / grid.scale)
         if steps is None:
             sums.add_(_ROUNDING).clamp_(low, low + grid.highest)
@@ -105,11 +108,12 @@ def to_codes(x: Tensor, grid: CodeGrid, channel_axis: int) -> Tensor:
     return codes.add_(grid.zero_point) if grid.zero_point else codes
 
 
-def _blocks(x: Tensor, codes: Tensor, channel_axis: int) -> list[tuple[Tensor, ...]]:
+def _blocks(x: Tensor, codes: Tensor, channel_axis: int | None) -> list[tuple[Tensor, ...]]:
     """Return both tensors in blocks of about `_BLOCK` numbers, each with all channels."""
     if x.numel() <= _BLOCK:
         return [(x,), (codes,)]
-    rows = len(x) if channel_axis % x.dim() == 0 else max(1, len(x) * _BLOCK // x.numel())
+    is_first = channel_axis is not None and channel_axis % x.dim() == 0
+    rows = len(x) if is_first else max(1, len(x) * _BLOCK // x.numel())
     return [torch.split(x, rows), torch.split(codes, rows)]
 
 
@@ -125,9 +129,10 @@ class _ChannelSteps(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _channel_steps(grid: CodeGrid, channel_axis: int, dim: int) -> _ChannelSteps:
+def _channel_steps(grid: CodeGrid, dim: int) -> _ChannelSteps:
+    assert grid.channel_axis is not None
     shape = [1] * dim
-    shape[channel_axis] = -1
+    shape[grid.channel_axis] = -1
     step = torch.tensor([2.0 ** (CONTAINER_BITS - b) for b in grid.channel_bits or b""]).view(shape)
     high = _ROUNDING - grid.zero_point + (2**CONTAINER_BITS - step)
     return _ChannelSteps(step * _ROUNDING, (step - 1) * _ROUNDING, high)
@@ -221,7 +226,7 @@ def conv(
         rows = codes.permute(0, 2, 3, 1)
         added = None if accumulate is None else accumulate.permute(0, 2, 3, 1)
         product = linear(rows, grid, weight, module.bias, clip, output, added)
-        return product.permute(0, 3, 1, 2)
+        return product.view(*rows.shape[:3], module.out_channels).permute(0, 3, 1, 2)
     if plain_kind(module) == "same conv":
         codes = pad_same(codes, module, grid.zero_point)
     x, post_op = _operands(codes, grid, weight), _post_op(clip, output)

@@ -77,7 +77,8 @@ class _Input:
 
     @classmethod
     def of(cls, quantizer: ActivationQuantizer, bits: Bits) -> "_Input":
-        return cls(quantizer, bits, code_grid(quantizer.grid(bits), bits))
+        grid = code_grid(quantizer.grid(bits), bits, quantizer.channel_axis)
+        return cls(quantizer, bits, grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class _Planner:
             places, added = [place], None
             clip: Clip = "none"
             reader = self._only_reader(place)
-            if reader is not None and reader not in summed and self._can_add(reader):
+            if reader is not None and reader not in summed and self._is_addition(reader):
                 first, second = self._graph.operations[reader].operands
                 added = first if second == place else second
                 places.append(reader)
@@ -189,8 +190,8 @@ class _Planner:
         readers = self._graph.readers[place]
         return readers[0] if len(readers) == 1 and place != self._graph.output else None
 
-    def _can_add(self, reader: int) -> bool:
-        return self._graph.operations[reader].kind == "add" and not self._graph.overwrites
+    def _is_addition(self, place: int) -> bool:
+        return self._graph.operations[place].kind == "add"
 
     def _clip(self, reader: int, added: int | None) -> Clip | None:
         """Return the activation of an operation if a kernel can apply it."""

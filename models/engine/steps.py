@@ -90,7 +90,7 @@ class Quantize(Step):
         # One that is not finite shows in the sum, which is one cheap pass.
         if self.must_check and not (torch.isfinite(x.sum()) or torch.isfinite(x).all()):
             raise NonFiniteError(f"{self.quantizer.name} has values that are not finite")
-        return to_codes(x, self.grid, self.quantizer.channel_axis)
+        return to_codes(x, self.grid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

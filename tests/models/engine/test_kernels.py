@@ -326,8 +326,9 @@ def layer_of(module):
 
 def layer_codes(layer, x, weight_bits, activation_bits):
     """What the planner will do for one layer with quantized operands."""
-    grid = code_grid(layer.left.grid(activation_bits), activation_bits)
-    codes = to_codes(x, grid, layer.left.channel_axis)
+    grid = layer.left.grid(activation_bits)
+    grid = code_grid(grid, activation_bits, layer.left.channel_axis)
+    codes = to_codes(x, grid)
     weight = layer.weight_codes(weight_bits)
     weight_codes = weight.codes.to(torch.int8)
     if isinstance(layer.inner, nn.Conv2d):
@@ -378,10 +379,10 @@ def test_codes_without_a_zero_point_are_the_references_bit_for_bit(module, bits,
     weight = layer.weight_codes(8)
     packed = pack_linear(weight.codes.to(torch.int8), weight.scales)
     output = code_grid(tensor_grid(0.0, 1.0, bits, "affine"), bits)
-    found = linear(to_codes(x, grid, -1), grid, packed, module.bias, clip, output)
+    found = linear(to_codes(x, grid), grid, packed, module.bias, clip, output)
     with torch.no_grad():
         reference = CLIPS[clip](layer.compute((x,), 8, 8))
-    assert torch.equal(found, to_codes(reference, output, -1))
+    assert torch.equal(found, to_codes(reference, output))
 
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -402,7 +403,7 @@ def shifted(x, grid):
 @given(st.lists(finite | near | st.sampled_from([np.inf, -np.inf]), min_size=1), tensor_grids)
 def test_codes_are_those_of_the_reference(values, ends):
     grid = tensor_grid(*ends)
-    codes = to_codes(torch.tensor(values), code_grid(grid, ends[2]), -1)
+    codes = to_codes(torch.tensor(values), code_grid(grid, ends[2]))
     assert codes.dtype == torch.uint8
     assert torch.equal(codes.float(), shifted(torch.tensor(values), grid))
 
@@ -418,7 +419,7 @@ def test_dense_tensors_of_positive_grids_have_the_references_codes(values, high,
     x = torch.tensor(values + [step / 2 * grid.scale for step in range(-3, 600)])
     x = x.repeat(256).view(-1, 4, 4, 16)
     for layout in (x, x.contiguous(memory_format=torch.channels_last)):
-        codes = to_codes(layout, code_grid(grid, bits), -1)
+        codes = to_codes(layout, code_grid(grid, bits))
         assert codes.stride() == layout.stride()
         assert torch.equal(codes.float(), shifted(layout, grid))
 
@@ -427,7 +428,7 @@ def test_dense_tensors_of_positive_grids_have_the_references_codes(values, high,
 def test_halfway_between_two_codes_as_in_the_reference(half_steps, ends):
     grid = tensor_grid(*ends)
     x = torch.tensor([half_steps / 2], dtype=torch.float32) * grid.scale
-    assert torch.equal(to_codes(x, code_grid(grid, ends[2]), -1).float(), shifted(x, grid))
+    assert torch.equal(to_codes(x, code_grid(grid, ends[2])).float(), shifted(x, grid))
 
 
 @given(st.lists(finite | near, min_size=1), tensor_grids)
@@ -435,7 +436,7 @@ def test_values_of_codes_are_those_of_the_reference(values, ends):
     grid = tensor_grid(*ends)
     codes = code_grid(grid, ends[2])
     x = torch.tensor(values)
-    assert torch.equal(from_codes(to_codes(x, codes, -1), codes), fake_quantize(x, grid))
+    assert torch.equal(from_codes(to_codes(x, codes), codes), fake_quantize(x, grid))
 
 
 @given(
@@ -456,8 +457,8 @@ def test_channels_of_several_widths_have_the_values_of_the_reference(
     grid = channel_grid({int(b): ends for b in bits}, bits, scheme)
     reference = grid.reshaped(shape, torch.device("cpu"))
     x = torch.tensor(values).view(4, 1, 1, 1).expand(4, *shape[1:])
-    codes = code_grid(grid, bits)
-    found = to_codes(x, codes, axis)
+    codes = code_grid(grid, bits, axis)
+    found = to_codes(x, codes)
     assert torch.equal(from_codes(found, codes), fake_quantize(x, reference))
     if codes.channel_bits is not None:
         steps = torch.from_numpy(2 ** (8 - bits.astype(np.int64))).view(shape)
@@ -499,7 +500,7 @@ def test_codes_keep_shape_and_memory_format(layout, by_channel, monkeypatch):
         else tensor_grid(*ends, 5, "affine")
     )
     codes = code_grid(grid, bits)
-    found = to_codes(x, codes, -1)
+    found = to_codes(x, codes)
     assert torch.equal(from_codes(found, codes), fake_quantize(x, grid))
     if layout in ("contiguous", "channels_last", "transposed", "linear"):
         assert found.stride() == x.stride()
@@ -509,7 +510,7 @@ def test_codes_keep_shape_and_memory_format(layout, by_channel, monkeypatch):
 def test_codes_of_large_tensors(size):
     x = torch.randn(size, generator=draw())
     grid = tensor_grid(-2.0, 2.0, 8, "affine")
-    assert torch.equal(to_codes(x, code_grid(grid, 8), -1).float(), quantize(x, grid))
+    assert torch.equal(to_codes(x, code_grid(grid, 8)).float(), quantize(x, grid))
 
 
 class OwnForward(nn.Conv2d):
