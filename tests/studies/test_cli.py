@@ -331,14 +331,14 @@ def test_interrupting_says_how_to_go_on(monkeypatch):
 
 @pytest.mark.slow
 def test_a_study_goes_on_after_ctrl_c():
-    Path("tiny.yaml").write_text(TINY.replace("{evaluations: 3}", "{evaluations: 800}"))
+    Path("tiny.yaml").write_text(TINY.replace("{evaluations: 3}", "{evaluations: 3000}"))
     command = [sys.executable, "-m", "bitfront.studies", "run", "tiny.yaml"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("searching: "):
             break
-    time.sleep(1)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
