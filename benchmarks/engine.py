@@ -130,8 +130,10 @@ def _layer_error(loaded: Loaded, reference: QuantizedModel) -> tuple[float, int]
 
     def compare(weight_bits: Bits, activation_bits: Bits) -> Callable[..., None]:
         def hook(layer: QuantizedWeightLayer, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-            grid = kernels.code_grid(layer.left.grid(activation_bits), activation_bits)
-            codes = kernels.to_codes(inputs[0], grid, layer.left.channel_axis)
+            grid = kernels.code_grid(
+                layer.left.grid(activation_bits), activation_bits, layer.left.channel_axis
+            )
+            codes = kernels.to_codes(inputs[0], grid)
             packed, inner = weights.get(layer, weight_bits, grid), layer.inner
             if isinstance(inner, nn.Conv2d):
                 found = kernels.conv(codes, grid, packed, inner, "none", None)
