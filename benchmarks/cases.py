@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitfront.energy import EnergyModel, load_table
+from bitfront.models.allocator import keep_freed_memory
 from bitfront.models.checkpoint import load_checkpoint
 from bitfront.models.config import DataConfig, QuantizerConfig
 from bitfront.models.data import load_data
@@ -232,3 +233,10 @@ def _noise(count: int, side: int, classes: int, seed: int) -> ImageSet:
     rng = np.random.default_rng(seed)
     pixels = rng.standard_normal((count, 3, side, side), dtype=np.float32)
     return ImageSet(pixels, rng.integers(classes, size=count), (0.0,) * 3, (1.0,) * 3)
+
+
+def load(name: str) -> Loaded:
+    """Load a case into a process that times it: on one thread, with freed memory kept."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    return Loaded(CASES[name])

@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bitfront.models.allocator import keep_freed_memory
 from bitfront.models.engine import Engine, kernels
+from bitfront.models.engine.codes import code_grid, multiples_of, to_codes
 from bitfront.models.engine.weights import PackedWeights
 from bitfront.models.quantized import QuantizedModel
 from bitfront.models.quantized_layers import QuantizedWeightLayer
 from bitfront.spaces import Bits
 
-from .cases import CASES, Loaded, folded_network
+from .cases import Loaded, folded_network, load
 from .fake_quantize import fake_quantized
 from .record import Entry
 from .timing import interleaved
@@ -31,9 +31,7 @@ def speed(name: str) -> dict[str, Entry]:
     Args:
         name: Case.
     """
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    loaded = Loaded(CASES[name])
+    loaded = load(name)
     x = loaded.batch
     reference = loaded.quantized()
     floats = {
@@ -75,9 +73,7 @@ def agreement(name: str) -> dict[str, Entry]:
     Args:
         name: Case.
     """
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    loaded = Loaded(CASES[name])
+    loaded = load(name)
     reference, images = loaded.quantized(), loaded.images
     engine = Engine(loaded.quantized(), loaded.batch[:4])
     same, gained, prepared_ms = [], [], []
@@ -130,17 +126,17 @@ def _layer_error(loaded: Loaded, reference: QuantizedModel) -> tuple[float, int]
 
     def compare(weight_bits: Bits, activation_bits: Bits) -> Callable[..., None]:
         def hook(layer: QuantizedWeightLayer, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-            grid = kernels.code_grid(
+            grid = code_grid(
                 layer.left.grid(activation_bits), activation_bits, layer.left.channel_axis
             )
-            codes = kernels.to_codes(inputs[0], grid)
+            codes = to_codes(inputs[0], grid)
             packed, inner = weights.get(layer, weight_bits, grid), layer.inner
             if isinstance(inner, nn.Conv2d):
                 found = kernels.conv(codes, grid, packed, inner, "none", None)
             else:
                 bias: Tensor | None = inner._parameters["bias"]
                 found = kernels.linear(codes, grid, packed, bias, "none", None)
-            whole = kernels.multiples_of(codes, grid)
+            whole = multiples_of(codes, grid)
             expected = layer.whole_product(whole, grid.scale, layer.weight_codes(weight_bits))
             errors.append(float((found - expected).norm() / expected.norm()))
 

@@ -1,13 +1,10 @@
 """Every layer at every width, one at a time: with the work that candidates share, and without."""
 
-import torch
-
-from bitfront.models.allocator import keep_freed_memory
 from bitfront.models.engine import Engine
 from bitfront.models.evaluate import Counts, evaluate_each
 from bitfront.spaces import BitAllocation
 
-from .cases import CASES, Loaded
+from .cases import load
 from .record import Entry
 from .timing import interleaved
 
@@ -21,9 +18,7 @@ def sweep(name: str) -> dict[str, Entry]:
     Args:
         name: Case.
     """
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    loaded = Loaded(CASES[name])
+    loaded = load(name)
     engine = Engine(loaded.quantized(), loaded.batch[:4])
     images, batch = loaded.images, loaded.case.batch
     allocations = one_at_a_time(loaded.uniform)
@@ -42,11 +37,14 @@ def sweep(name: str) -> dict[str, Entry]:
 
 
 def one_at_a_time(base: BitAllocation) -> list[BitAllocation]:
-    """Return, for every layer and width, the base with both operands of that layer at the width."""
-    found = []
+    """Return, for every layer and width, the base with both operands of that layer at the width.
+
+    The base itself is there once: no sweep would measure it again for every layer.
+    """
+    found: dict[BitAllocation, None] = {}
     for index in range(len(base.layers)):
         for width in WIDTHS:
             weights, activations = list(base.weights), list(base.activations)
             weights[index] = activations[index] = width
-            found.append(BitAllocation(base.layers, weights, activations))
-    return found
+            found[BitAllocation(base.layers, weights, activations)] = None
+    return list(found)

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bitfront.models.allocator import keep_freed_memory
-
-from .cases import CASES, Loaded, folded_network
+from .cases import folded_network, load
 from .fake_quantize import fake_quantized
 from .record import Entry
 from .timing import interleaved
@@ -25,9 +23,7 @@ def step(name: str) -> dict[str, Entry]:
     Args:
         name: Case.
     """
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    loaded = Loaded(CASES[name])
+    loaded = load(name)
     x = loaded.batch
     labels = torch.arange(len(x)) % 10
     quantized = loaded.quantized()

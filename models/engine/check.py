@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .codes import CodeGrid, multiples_of, to_codes
 from .graph import activate
-from .kernels import CodeGrid, multiples_of, to_codes
 from .plan import Plan
 from .steps import Kernel, Product, Quantize, Value
 

@@ -15,8 +15,9 @@ import numpy as np
 from ...spaces import BitAllocation, Bits
 from ..quantized_layers import ActivationQuantizer, QuantizedMatMul, QuantizedWeightLayer
 from ..quantizers import CONTAINER_BITS
+from .codes import CodeGrid, code_grid
 from .graph import Graph
-from .kernels import Clip, CodeGrid, code_grid
+from .kernels import Clip
 from .steps import Activate, Float, Kernel, Product, Quantize, Reference, Step, Value
 from .weights import PackedWeights
 

@@ -19,8 +19,9 @@ from ..quantized_layers import (
     QuantizedMatMul,
     QuantizedWeightLayer,
 )
+from .codes import CodeGrid, to_codes
 from .graph import Activation, Operation, activate, compute
-from .kernels import Clip, CodeGrid, conv, linear, matmul, to_codes
+from .kernels import Clip, conv, linear, matmul
 from .weights import PackedWeights
 
 Value = tuple[int, CodeGrid | None]

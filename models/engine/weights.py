@@ -7,7 +7,8 @@ from torch import nn
 from ...spaces import Bits
 from ..quantized_layers import QuantizedWeightLayer
 from ..weight_cache import WeightCache
-from .kernels import CodeGrid, PackedWeight, pack_conv, pack_linear
+from .codes import CodeGrid
+from .kernels import PackedWeight, pack_conv, pack_linear
 
 
 class PackedWeights:

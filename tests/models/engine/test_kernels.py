@@ -7,19 +7,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitfront.models import QuantizerConfig
+from bitfront.models.engine import codes as codes_module
 from bitfront.models.engine import kernels
+from bitfront.models.engine.codes import CodeGrid, code_grid, multiples_of, to_codes
 from bitfront.models.engine.kernels import (
-    CodeGrid,
     available,
-    code_grid,
     conv,
-    from_codes,
     linear,
     matmul,
     pack_conv,
     pack_linear,
     supports,
-    to_codes,
 )
 from bitfront.models.quantized_layers import QuantizedWeightLayer
 from bitfront.models.quantizers import channel_grid, fake_quantize, quantize, tensor_grid
@@ -55,6 +53,10 @@ clips_of_sums = pytest.mark.parametrize("clip", ["none", "relu"])
 every_input = pytest.mark.parametrize("grid", INPUTS.values(), ids=INPUTS)
 every_conv = pytest.mark.parametrize("module", CONVS.values(), ids=CONVS)
 every_width = pytest.mark.parametrize("bits", [8, 5, 2])
+
+
+def from_codes(codes, grid):
+    return multiples_of(codes, grid).mul_(grid.scale)
 
 
 def draw(seed=0):
@@ -490,7 +492,7 @@ def layouts():
 @pytest.mark.parametrize("layout", layouts())
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_codes_keep_shape_and_memory_format(layout, by_channel, monkeypatch):
-    monkeypatch.setattr(kernels, "_BLOCK", 100)  # several blocks
+    monkeypatch.setattr(codes_module, "_BLOCK", 100)  # several blocks
     x = layouts()[layout]
     ends = (-2.0, 2.0)
     bits = widths(x.shape[-1], 0) if by_channel else 5
