@@ -25,6 +25,9 @@ Augmentation = Literal["none", "crop", "crop-flip"]
 WeightObserver = Literal["minmax", "mse"]
 ActivationScheme = Literal["affine", "symmetric"]
 ActivationObserver = Literal["minmax", "percentile", "mse", "kl"]
+ScoreKind = Literal[
+    "output-l2", "mse", "cosine", "sqnr", "kl", "loss", "fisher", "taylor", "hessian"
+]
 
 
 def data_names() -> list[str]:
@@ -181,3 +184,36 @@ class QuantizerConfig:
         """A hexadecimal name of the settings, the same in every process and version."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How sensitivity scores are computed; see `bitfront.models.sensitivity`.
+
+    Attributes:
+        kind: What is computed.
+        images: How many of the calibration images are used; all if None.
+        seed: Of ``hessian``: seed of the random vectors.
+        iterations: Of ``hessian``: most random vectors.
+        tolerance: Of ``hessian``: the relative change of the running mean at which it ends.
+
+    Raises:
+        ModelError: If a value is unknown or out of range.
+    """
+
+    kind: ScoreKind = "kl"
+    images: int | None = None
+    seed: int = 0
+    iterations: int = 100
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ScoreKind):
+            raise ModelError(f"no score {self.kind!r}; {nearest(self.kind, get_args(ScoreKind))}")
+        if self.images is not None and self.images < 1:
+            raise ModelError(f"the images of a score must be at least 1, got {self.images}")
+        if self.seed < 0 or self.iterations < 1 or not self.tolerance >= 0:
+            raise ModelError(
+                "a score needs seed >= 0, iterations >= 1 and tolerance >= 0, got "
+                f"{self.seed}, {self.iterations} and {self.tolerance}"
+            )

@@ -6,9 +6,10 @@ are made by name with `build`. The conformance suite for strategies of your own 
 """
 
 from .base import Searcher
-from .budget import Budget, BudgetSpent, check_feasible, smallest_cost
+from .budget import Budget, BudgetSpent
 from .percentile import Percentile
-from .problem import Evaluator, ModelSource, Problem
+from .pricing import Pricing
+from .problem import Evaluator, ModelSource, Problem, ScoreStore
 from .random_search import RandomSearch
 from .registry import (
     ENTRY_POINT_GROUP,
@@ -30,16 +31,16 @@ __all__ = [
     "Evaluator",
     "ModelSource",
     "Percentile",
+    "Pricing",
     "Problem",
     "RandomSearch",
+    "ScoreStore",
     "Searcher",
     "Setting",
     "Uniform",
     "build",
-    "check_feasible",
     "describe",
     "get",
     "register",
-    "smallest_cost",
     "strategy_names",
 ]

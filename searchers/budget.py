@@ -1,26 +1,11 @@
-"""What a strategy may spend, what an answer may cost, and whether that is possible at all."""
+"""What a strategy may spend, and what an answer may cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, Context
-from typing import TYPE_CHECKING
 
-import numpy as np
+from ..spaces import OBJECTIVES, Measurement, StudyError, nearest
 
-from ..spaces import (
-    OBJECTIVES,
-    BitAllocation,
-    BitSpace,
-    InfeasibleError,
-    Measurement,
-    StudyError,
-    nearest,
-)
-
-if TYPE_CHECKING:
-    from ..energy import Costs, EnergyModel
-
-LIMITABLE = ("energy", "size", "bops")
+LIMITABLE = ("energy", "size", "bops", "mean_weight_bits", "mean_activation_bits")
 """The objectives that can be limited: those whose cost is known before anything is measured."""
 
 
@@ -34,8 +19,9 @@ class Budget:
 
     Attributes:
         evaluations: How many allocations it may ask for, the same one twice counted twice.
-        limits: Objective -> the largest acceptable value: ``energy`` (relative to uniform 8
-            bit), ``size`` (bytes) or ``bops``.
+        limits: Cost -> its largest acceptable value: ``energy`` (relative to uniform 8 bit),
+            ``energy:TABLE`` (the same under a further table of the study), ``size`` (bytes),
+            ``bops``, ``mean_weight_bits`` or ``mean_activation_bits``.
 
     Raises:
         StudyError: If there is nothing to spend, or a limit is unknown or not positive.
@@ -52,35 +38,13 @@ class Budget:
         if self.evaluations < 1:
             raise StudyError(f"a budget needs at least 1 evaluation, got {self.evaluations}")
         for name, limit in self.limits.items():
-            if name not in LIMITABLE:
+            if name not in LIMITABLE and not name.startswith("energy:"):
                 raise StudyError(
                     f"a budget cannot limit {name!r}, only costs known before measuring; "
                     f"{nearest(name, LIMITABLE)}"
                 )
             if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
                 raise StudyError(f"the limit on {name} must be a positive number, got {limit!r}")
-
-
-def check_feasible(space: BitSpace, energy: "EnergyModel", limits: Mapping[str, float]) -> None:
-    """Check that some allocation of a space respects each limit.
-
-    Args:
-        space: Which allocations there are.
-        energy: Prices them.
-        limits: As in `Budget`.
-
-    Raises:
-        InfeasibleError: Saying the smallest achievable cost.
-    """
-    for name, limit in limits.items():
-        smallest = smallest_cost(space, energy, name)
-        if smallest > limit:
-            # Rounded up, so that the number shown is one that can be asked for.
-            shown = Context(prec=4, rounding=ROUND_CEILING).create_decimal(smallest)
-            raise InfeasibleError(
-                f"no allocation has {name} <= {limit_text(limit)} ({OBJECTIVES[name].unit}); the "
-                f"smallest achievable is {shown:f}: raise the limit or allow smaller widths"
-            )
 
 
 def limit_text(limit: float) -> str:
@@ -93,41 +57,6 @@ def limit_text(limit: float) -> str:
     return repr(float(limit)).removesuffix(".0")
 
 
-def smallest_cost(space: BitSpace, energy: "EnergyModel", name: str) -> float:
-    """Return the smallest cost any allocation of a space has.
-
-    Args:
-        space: Which allocations there are.
-        energy: Prices them.
-        name: ``energy`` (relative to uniform 8 bit), ``size`` (bytes) or ``bops``.
-    """
-    if name == "energy":
-        costs = energy.layer_costs
-    else:
-        bits = np.arange(33, dtype=np.float64)
-        pairs = np.outer(bits, bits if name == "bops" else np.ones(33))
-        counts = [layer.macs if name == "bops" else layer.weight_count for layer in space.layers]
-        costs = np.array(counts, dtype=np.float64)[:, None, None] * pairs
-    _, cheapest = space.minimum(costs)
-    return price(energy, cheapest, name)
-
-
-def respects(costs: "Costs | Measurement", limits: Mapping[str, float]) -> bool:
-    """Return whether every limited cost is known (not NaN) and at most its limit.
-
-    Args:
-        costs: What an allocation costs, or what was measured of it.
-        limits: As in `Budget`.
-    """
-    return all(getattr(costs, OBJECTIVES[name].attribute) <= limits[name] for name in limits)
-
-
-def price(energy: "EnergyModel", allocation: BitAllocation, name: str) -> float:
-    """Return what an allocation costs.
-
-    Args:
-        energy: Prices it.
-        allocation: What to price.
-        name: ``energy`` (relative to uniform 8 bit), ``size`` (bytes) or ``bops``.
-    """
-    return float(getattr(energy.costs(allocation), OBJECTIVES[name].attribute))
+def respects(measurement: Measurement, limits: Mapping[str, float]) -> bool:
+    """Return whether every limited cost of a measurement is known and at most its limit."""
+    return all(getattr(measurement, OBJECTIVES[name].attribute) <= limits[name] for name in limits)

@@ -1,10 +1,13 @@
 """What a strategy is given."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ..spaces import (
     DEFAULT_OBJECTIVES,
@@ -14,16 +17,20 @@ from ..spaces import (
     InfeasibleError,
     Measurement,
     Objective,
+    Scores,
     SpaceError,
     StudyError,
     pareto_front,
+    score_signature,
 )
-from .budget import Budget, BudgetSpent, check_feasible, price, respects
+from .budget import Budget, BudgetSpent, limit_text
+from .pricing import Pricing, shown_cost
 
 if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
     from torch import Tensor
 
     from ..energy import EnergyModel
+    from ..models.config import ScoreConfig
     from ..models.quantized import QuantizedModel
 
 
@@ -47,12 +54,29 @@ class Evaluator(Protocol):
 class ModelSource(Protocol):
     """The network, for strategies that look into it."""
 
+    @property
+    def digest(self) -> str:
+        """A name of the network with its weights, its quantizers and the images."""
+        ...
+
     def quantized_model(self) -> "QuantizedModel":
         """Return a fresh, calibrated copy of the network."""
         ...
 
     def calibration(self) -> "Sequence[tuple[Tensor, Tensor]]":
         """Return the calibration set as batches of ``b x c x h x w`` images and ``b`` labels."""
+        ...
+
+
+class ScoreStore(Protocol):
+    """Keeps sensitivity scores, so that all strategies of a study share them."""
+
+    def get(self, signature: str) -> Scores | None:
+        """Return the scores of that signature, if there are any."""
+        ...
+
+    def put(self, scores: Scores) -> None:
+        """Keep scores under their signature."""
         ...
 
 
@@ -70,10 +94,18 @@ class Problem:
         objectives: What the study compares.
         baseline: The float network on the search split; not charged.
         model: The network, for strategies that declare ``needs_model``.
+        tables: Further energy models, by the name of their table, that limits may name.
+        score_store: Keeps sensitivity scores beyond this problem.
 
     Attributes:
         history: Every measurement asked for, in order, the failed ones too.
         rng: The only source of randomness, made from seed and label.
+        pricing: What allocations cost.
+        findings: What a strategy wants reported beside its front, plain values by name. Those a
+            study knows how to show: ``solver``, a list of what an exact solver said;
+            ``predicted``, predictions by `BitAllocation.key`, and ``predicts``, of what.
+        images_forward: Images the strategy passed through the network itself.
+        images_backward: Images it passed backward.
     """
 
     def __init__(
@@ -88,17 +120,24 @@ class Problem:
         objectives: Sequence[Objective] = DEFAULT_OBJECTIVES,
         baseline: Measurement | None = None,
         model: ModelSource | None = None,
+        tables: "Mapping[str, EnergyModel] | None" = None,
+        score_store: ScoreStore | None = None,
     ) -> None:
         self.space = space
         self.energy = energy
+        self.pricing = Pricing(energy, tables or {})
         self.budget = budget
         self.seed = seed
         self.objectives = tuple(objectives)
         self.baseline = baseline
         self.history: list[Measurement] = []
+        self.findings: dict[str, Any] = {}
+        self.images_forward = 0
+        self.images_backward = 0
         self.rng = np.random.default_rng(_entropy(seed, label))
         self._evaluator = evaluator
         self._model = model
+        self._score_store = score_store
 
     @property
     def remaining(self) -> int:
@@ -146,14 +185,23 @@ class Problem:
 
         Args:
             allocation: What to price.
-            name: ``energy`` (relative to uniform 8 bit), ``size`` (bytes) or ``bops``.
+            name: A cost, as in `Pricing`: ``energy`` (relative to uniform 8 bit), ``size`` ...
         """
-        return price(self.energy, allocation, name)
+        return self.pricing.price(allocation, name)
+
+    def layer_costs(self, name: str = "energy") -> npt.NDArray[np.float64]:
+        """Return the cost of each layer by its two widths, ``L x 33 x 33``; see `Pricing`."""
+        return self.pricing.layer_costs(name)
+
+    @cached_property
+    def cost_name(self) -> str:
+        """The first objective that is a cost known before measuring; ``energy`` if none is."""
+        known = (o.name for o in self.objectives if o.name not in ("accuracy", "loss"))
+        return next(known, "energy")
 
     def allows(self, allocation: BitAllocation) -> bool:
         """Return whether an allocation's price respects the budget's limits; nothing is charged."""
-        limits = self.budget.limits
-        return not limits or respects(self.energy.costs(allocation), limits)
+        return self.pricing.allows(allocation, self.budget.limits)
 
     def only_allowed(self, allocations: Iterable[BitAllocation]) -> list[BitAllocation]:
         """Return those allocations whose price respects the limits, each once, in order.
@@ -166,7 +214,8 @@ class Problem:
         if not allowed:
             limits = self.budget.limits
             said = ", ".join(
-                f"{name} {min(self.price(a, name) for a in distinct):.4g} (limit {limit:g})"
+                f"{name} {shown_cost(min(self.price(a, name) for a in distinct))} "
+                f"(limit {limit_text(limit)})"
                 for name, limit in limits.items()
             )
             raise InfeasibleError(
@@ -177,7 +226,7 @@ class Problem:
 
     def within(self, measurement: Measurement) -> bool:
         """Return whether a measurement respects the budget's limits."""
-        return respects(measurement, self.budget.limits)
+        return self.allows(measurement.allocation)
 
     def front(self) -> list[Measurement]:
         """Return what is best so far: measured on all images, within the limits, not dominated."""
@@ -190,7 +239,47 @@ class Problem:
         Raises:
             InfeasibleError: Saying the smallest achievable cost.
         """
-        check_feasible(self.space, self.energy, self.budget.limits)
+        self.pricing.check_feasible(self.space, self.budget.limits)
+
+    def scores(self, config: "ScoreConfig") -> Scores:
+        """Return the sensitivity scores of every choice of the space.
+
+        They are computed once and kept; whoever asks for them is charged the images they cost.
+
+        Args:
+            config: Which scores, and how.
+
+        Raises:
+            EvaluationError: If a score is not finite.
+            StudyError: If the problem carries no network.
+        """
+        source = self._source()
+        choices = [
+            (self.space.weight_choices(i), self.space.activation_choices(i))
+            for i in range(len(self.space.layers))
+        ]
+        signature = score_signature(source.digest, asdict(config), choices)
+        found = self._score_store.get(signature) if self._score_store is not None else None
+        if found is None:
+            from ..models.sensitivity import compute_scores  # brings torch
+
+            found = compute_scores(
+                source.quantized_model(), source.calibration(), config, choices, signature
+            )
+            if self._score_store is not None:
+                self._score_store.put(found)
+        self.charge(found.images_forward, found.images_backward)
+        return found
+
+    def charge(self, forward: int = 0, backward: int = 0) -> None:
+        """Count images that a strategy passes through the network itself.
+
+        Args:
+            forward: Images passed forward.
+            backward: Images passed backward.
+        """
+        self.images_forward += forward
+        self.images_backward += backward
 
     @property
     def has_model(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..spaces import BitAllocation, InfeasibleError
 from .base import Searcher
-from .budget import smallest_cost
+from .pricing import shown_cost
 from .problem import Problem
 from .registry import register
 
@@ -83,8 +83,9 @@ class RandomSearch(Searcher):
 
 def _none_found(problem: Problem) -> str:
     limits = problem.budget.limits
-    smallest = {name: smallest_cost(problem.space, problem.energy, name) for name in limits}
+    smallest = {name: problem.pricing.smallest(problem.space, name) for name in limits}
     said = ", ".join(
-        f"{name} <= {limits[name]:g} (smallest achievable {smallest[name]:.4g})" for name in limits
+        f"{name} <= {limits[name]:g} (smallest achievable {shown_cost(smallest[name])})"
+        for name in limits
     )
     return f"{TRIES} random draws found no allocation within the limits together: {said}"

@@ -101,6 +101,11 @@ class TinyNetwork:
             self._images = torch.rand(16, *INPUT_SHAPE)
         self.layers = profile(self._model, INPUT_SHAPE)
 
+    @property
+    def digest(self) -> str:
+        """The network's name."""
+        return f"tiny-network-{self.seed}"
+
     def quantized_model(self) -> "QuantizedModel":
         """Return a fresh, calibrated copy of the network."""
         from ..models.config import QuantizerConfig

@@ -24,7 +24,6 @@ import pytest
 
 from ..spaces import BitAllocation, InfeasibleError, Measurement
 from .base import Searcher
-from .budget import smallest_cost
 from .problem import Evaluator, Problem
 from .settings import configure
 from .synthetic import (
@@ -171,7 +170,7 @@ class SearcherConformance(ABC):
         """Where there is something within a limit on the energy, it finds it."""
         for options in self._options():
             free = problem_for(self.make(), **options)
-            halfway = (smallest_cost(free.space, free.energy, "energy") + 1) / 2
+            halfway = (free.pricing.smallest(free.space, "energy") + 1) / 2
             problem = problem_for(self.make(), **options, limits={"energy": halfway})
             self.make().run(problem)
             assert any(problem.within(m) for m in problem.history)

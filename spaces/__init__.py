@@ -8,6 +8,8 @@ from .errors import (
     EvaluationError,
     InfeasibleError,
     ModelError,
+    OutOfTimeError,
+    SolverError,
     SpaceError,
     StudyError,
     nearest,
@@ -23,6 +25,7 @@ from .front import (
 from .layer import FLOAT_BITS, Layer, LayerKind
 from .measurement import METRICS, Measurement, Split
 from .objectives import DEFAULT_OBJECTIVES, OBJECTIVES, Objective, as_costs, objective
+from .scores import Scores, score_signature
 from .space import BitSpace, Granularity
 
 __all__ = [
@@ -46,6 +49,9 @@ __all__ = [
     "Measurement",
     "ModelError",
     "Objective",
+    "OutOfTimeError",
+    "Scores",
+    "SolverError",
     "SpaceError",
     "Split",
     "StudyError",
@@ -58,4 +64,5 @@ __all__ = [
     "objective",
     "pareto_front",
     "reference_point",
+    "score_signature",
 ]

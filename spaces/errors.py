@@ -5,6 +5,8 @@
     BitfrontError (ValueError)
     ├── SpaceError          a space or an allocation that contradicts itself
     ├── InfeasibleError     a budget below the smallest achievable cost
+    ├── OutOfTimeError      a solver that found nothing within its time
+    ├── SolverError         a solver that failed
     ├── EnergyTableError    a table that is malformed or lacks what is asked of it
     ├── ModelError          a model, layer or checkpoint that cannot be used
     ├── DataError           data that is missing or of the wrong shape
@@ -28,6 +30,14 @@ class SpaceError(BitfrontError):
 
 class InfeasibleError(BitfrontError):
     """A budget below the smallest achievable cost."""
+
+
+class OutOfTimeError(BitfrontError):
+    """A solver that found nothing within its time."""
+
+
+class SolverError(BitfrontError):
+    """A solver that failed for another reason than time or an impossible budget."""
 
 
 class EnergyTableError(BitfrontError):

@@ -39,6 +39,8 @@ OBJECTIVES: dict[str, Objective] = {
         Objective("energy", "energy_vs_w8a8", False, "of uniform 8 bit"),
         Objective("size", "size_bytes", False, "bytes"),
         Objective("bops", "bops", False, "bit operations"),
+        Objective("mean_weight_bits", "mean_weight_bits", False, "bits"),
+        Objective("mean_activation_bits", "mean_activation_bits", False, "bits"),
     )
 }
 """The objectives a study may name. ``energy`` is relative, so that every table can serve it."""

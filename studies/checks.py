@@ -9,7 +9,7 @@ from ..energy import EnergyModel, load_table
 from ..models.data import load_data
 from ..models.locate import resolve_checkpoint
 from ..models.zoo import build_model
-from ..searchers import check_feasible
+from ..searchers import Pricing
 from ..spaces import BitSpace, EnergyTableError, Layer
 from .spec import StudySpec
 
@@ -52,7 +52,7 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Ene
         _require_priced(space, energy)
     for index, budget in enumerate(spec.budgets):
         with spec.at("budgets", index, "limits"):
-            check_feasible(space, energy, budget.limits)
+            Pricing(energy).check_feasible(space, budget.limits)
     for index, strategy in enumerate(spec.strategies):
         with spec.at("strategies", index):
             strategy.build().check(space)

@@ -265,6 +265,11 @@ class RemoteNetwork:
     workload: list[Any]
     threads: int
 
+    @property
+    def digest(self) -> str:
+        """A name of the network with its weights, its quantizers and the images."""
+        return self._fetch().digest
+
     def quantized_model(self) -> "QuantizedModel":
         """Return a fresh, calibrated copy of the network."""
         return self._fetch().quantized_model()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bitfront.searchers import RandomSearch, smallest_cost
+from bitfront.searchers import RandomSearch
 from bitfront.searchers.testing import SearcherConformance, synthetic_layers, tabular_problem
 from bitfront.spaces import InfeasibleError
 
@@ -43,7 +43,7 @@ def test_two_limits_that_exclude_each_other_end_with_both_named():
     # Of one free layer either the weights or the activations may be narrow, never both.
     space = {"layers": synthetic_layers(3), "widths": (2, 8), "forbid": [(2, 2)]}
     free = tabular_problem(**space)
-    light, quick = (smallest_cost(free.space, free.energy, name) for name in ("size", "energy"))
+    light, quick = (free.pricing.smallest(free.space, name) for name in ("size", "energy"))
     narrow_weights = free.space.uniform(8).replace("conv1", weight=2)
     narrow_activations = free.space.uniform(8).replace("conv1", activation=2)
     assert light == free.price(narrow_weights, "size") < free.price(narrow_activations, "size")

@@ -1,0 +1,168 @@
+"""What allocations cost before anything is measured, and whether limits on it can be met."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..spaces import (
+    FLOAT_BITS,
+    OBJECTIVES,
+    BitAllocation,
+    BitSpace,
+    InfeasibleError,
+    StudyError,
+    nearest,
+)
+from .budget import limit_text
+
+if TYPE_CHECKING:
+    from ..energy import EnergyModel
+
+Floats = npt.NDArray[np.float64]
+
+_WIDTHS = FLOAT_BITS + 1
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """Prices the allocations of one network by name.
+
+    A cost is called ``energy`` (relative to uniform 8 bit), ``energy:TABLE`` (the same under a
+    further table, such as a latency table), ``size`` (bytes), ``bops``, ``mean_weight_bits`` or
+    ``mean_activation_bits``.
+
+    Attributes:
+        energy: The energy model.
+        tables: Further energy models of the same network, by the name of their table.
+    """
+
+    energy: "EnergyModel"
+    tables: "Mapping[str, EnergyModel]" = field(default_factory=dict)
+
+    def price(self, allocation: BitAllocation, name: str = "energy") -> float:
+        """Return what an allocation costs.
+
+        Raises:
+            StudyError: If there is no such cost.
+            EnergyTableError: If a table does not support a width.
+        """
+        if ":" in name:
+            model = self._model(name)
+            return model.energy(allocation) / model.w8a8
+        _require_known(name)
+        return float(getattr(self.energy.costs(allocation), OBJECTIVES[name].attribute))
+
+    def layer_costs(self, name: str = "energy") -> Floats:
+        """Return the cost of each layer by weight and activation width.
+
+        Their sum over the layers is the price of a per-layer allocation; of ``size``, before it is
+        rounded up to a byte.
+
+        Returns:
+            ``L x 33 x 33`` array; NaN where a table does not support a width.
+
+        Raises:
+            StudyError: If there is no such cost.
+        """
+        if name == "energy" or ":" in name:
+            model = self._model(name)
+            return model.layer_costs / model.w8a8
+        _require_known(name)
+        layers, bits = self.energy.layers, np.arange(_WIDTHS, dtype=np.float64)
+        weight, activation = np.broadcast_arrays(bits[:, None], bits[None, :])
+
+        def of_layers(attribute: str) -> Floats:
+            return np.array([getattr(layer, attribute) for layer in layers], dtype=np.float64)
+
+        if name == "bops":
+            return _outer(of_layers("macs"), weight * activation)
+        if name == "mean_weight_bits":
+            counts = of_layers("weight_count")
+            return _outer(counts / counts.sum(), weight)
+        if name == "mean_activation_bits":
+            left, right = of_layers("input_count"), of_layers("operand_count")
+            total = left.sum() + right.sum()
+            return _outer(left / total, activation) + _outer(right / total, weight)
+        return np.stack([self._sizes(weight, index) for index in range(len(layers))])
+
+    def allows(self, allocation: BitAllocation, limits: Mapping[str, float]) -> bool:
+        """Return whether every limited cost is known (not NaN) and at most its limit."""
+        return all(self.price(allocation, name) <= limit for name, limit in limits.items())
+
+    def smallest(self, space: BitSpace, name: str) -> float:
+        """Return the smallest cost any allocation of a space has.
+
+        Raises:
+            InfeasibleError: If no allocation of the space has a known cost.
+        """
+        _, cheapest = space.minimum(self.layer_costs(name))
+        return self.price(cheapest, name)
+
+    def check_feasible(self, space: BitSpace, limits: Mapping[str, float]) -> None:
+        """Check that some allocation of a space respects each limit, by itself.
+
+        Raises:
+            StudyError: If a limit names a cost there is not.
+            InfeasibleError: Saying the smallest achievable cost.
+        """
+        for name, limit in limits.items():
+            smallest = self.smallest(space, name)
+            if smallest > limit:
+                raise InfeasibleError(
+                    f"no allocation has {name} <= {limit_text(limit)} ({unit_of(name)}); the "
+                    f"smallest achievable is {shown_cost(smallest)}: raise the limit or allow "
+                    f"smaller widths"
+                )
+
+    def _model(self, name: str) -> "EnergyModel":
+        _, _, table = name.partition(":")
+        if not table:
+            return self.energy
+        known = {self.energy.table.id: self.energy, **self.tables}
+        if table not in known:
+            raise StudyError(
+                f"{name!r} is a cost under a table the study does not name; {nearest(table, known)}"
+            )
+        return known[table]
+
+    def _sizes(self, weight: Floats, index: int) -> Floats:
+        from ..energy.size import PARAMETER_BITS
+
+        layer = self.energy.layers[index]
+        if layer.kind == "matmul":
+            return np.zeros_like(weight)
+        scales = np.where(weight == FLOAT_BITS, 0, layer.out_channels)
+        bits: Floats = layer.weight_count * weight + PARAMETER_BITS * (layer.bias_count + scales)
+        return bits / 8
+
+
+def _outer(layers: Floats, pairs: Floats) -> Floats:
+    return layers[:, None, None] * pairs
+
+
+def shown_cost(cost: float) -> str:
+    """Return a cost with four digits, rounded up, so that it is one that can be asked for.
+
+    Examples:
+        >>> shown_cost(0.123412), shown_cost(1234567)
+        ('0.1235', '1235000')
+    """
+    if not math.isfinite(cost):
+        return str(cost)
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal(cost):f}"
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of a cost."""
+    return OBJECTIVES[name.partition(":")[0]].unit
+
+
+def _require_known(name: str) -> None:
+    known = [o.name for o in OBJECTIVES.values() if o.name not in ("accuracy", "loss")]
+    if name not in known:
+        raise StudyError(f"no cost {name!r} is known before measuring; {nearest(name, known)}")
