@@ -7,6 +7,8 @@ are made by name with `build`. The conformance suite for strategies of your own 
 
 from .base import Searcher
 from .budget import Budget, BudgetSpent
+from .budget_loop import BudgetLoop
+from .exhaustive import Exhaustive
 from .percentile import Percentile
 from .pricing import Pricing
 from .problem import Evaluator, ModelSource, Problem, ScoreStore
@@ -26,9 +28,11 @@ from .uniform import Uniform
 __all__ = [
     "ENTRY_POINT_GROUP",
     "Budget",
+    "BudgetLoop",
     "BudgetSpent",
     "Description",
     "Evaluator",
+    "Exhaustive",
     "ModelSource",
     "Percentile",
     "Pricing",
