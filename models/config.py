@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from ..spaces import DataError, ModelError, nearest
 
@@ -25,6 +25,8 @@ Augmentation = Literal["none", "crop", "crop-flip"]
 WeightObserver = Literal["minmax", "mse"]
 ActivationScheme = Literal["affine", "symmetric"]
 ActivationObserver = Literal["minmax", "percentile", "mse", "kl"]
+Rounding = Literal["nearest", "adaround"]
+Reconstruction = Literal["none", "brecq", "qdrop"]
 ScoreKind = Literal[
     "output-l2", "mse", "cosine", "sqnr", "kl", "loss", "fisher", "taylor", "hessian"
 ]
@@ -148,7 +150,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """How ranges are chosen; the same for every width and strategy of a comparison.
+    """How ranges are chosen and what is repaired; the same for every strategy of a comparison.
 
     Attributes:
         weight_observer: Per output channel, ``minmax`` takes max|w|, ``mse`` the range with the
@@ -157,6 +159,19 @@ class QuantizerConfig:
         activation_observer: How the range of an activation follows from the calibration images.
         percentile: Of ``activation_observer="percentile"``: the share of values, in percent, that
             lies below the upper (and, mirrored, above the lower) end of the range.
+        equalization: Whether the weight ranges of neighbouring layers are made alike before
+            anything is observed (cross-layer equalization; arXiv:1906.04721).
+        smoothing: Share of the spread of activations that is moved into the weights of linear
+            layers behind a layer norm, 0 to 1 (SmoothQuant's alpha; arXiv:2211.10438); None for no
+            smoothing.
+        bias_correction: Whether the mean error that quantized weights cause in a layer's output is
+            taken off its bias (arXiv:1906.04721).
+        rounding: ``nearest``, or ``adaround``: up or down as it disturbs the layer's output least
+            (arXiv:2004.10568).
+        reconstruction: How the weights of a single allocation are fitted to the float network block
+            by block, before its results are reported: ``brecq`` (arXiv:2102.05426), ``qdrop``
+            (arXiv:2203.05740), or ``none``.
+        reconstruction_steps: Steps of the optimizer, by block.
 
     Raises:
         ModelError: If a setting has no such value.
@@ -166,14 +181,27 @@ class QuantizerConfig:
     activation_scheme: ActivationScheme = "affine"
     activation_observer: ActivationObserver = "percentile"
     percentile: float = 99.99
+    equalization: bool = False
+    smoothing: float | None = None
+    bias_correction: bool = False
+    rounding: Rounding = "nearest"
+    reconstruction: Reconstruction = "none"
+    reconstruction_steps: int = 400
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if (known := get_args(field.type)) and value not in known:
+            known = get_args(field.type) if get_origin(field.type) is Literal else ()
+            if known and value not in known:
                 raise ModelError(f"{field.name}: no {value!r}; {nearest(str(value), known)}")
         if not 50 < self.percentile <= 100:
             raise ModelError(f"percentile must lie in (50, 100], got {self.percentile!r}")
+        if self.smoothing is not None and not 0 <= self.smoothing <= 1:
+            raise ModelError(f"smoothing must lie in [0, 1], got {self.smoothing!r}")
+        if self.reconstruction_steps < 1:
+            raise ModelError(
+                f"reconstruction_steps must be at least 1, got {self.reconstruction_steps!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, ready for JSON."""

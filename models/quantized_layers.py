@@ -4,7 +4,9 @@ A layer stands in the place of the module it wraps and computes with it. Its ref
 is `QuantizedLayer.compute`; a faster one for some widths has to agree with it.
 """
 
-from collections.abc import Callable
+import hashlib
+import math
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +47,14 @@ class ActivationQuantizer:
         self._config = config
         self._histogram = Histogram()
         self._ranges: dict[int, Range] = {}
+        self._overrides: dict[int, Range] = {}
         self._grids: dict[bytes, Grid] = {}
 
     def reset(self) -> None:
-        """Forget what was observed."""
+        """Forget what was observed, and the ranges that were given."""
         self._histogram = Histogram()
         self._ranges.clear()
+        self._overrides.clear()
         self._grids.clear()
 
     def observe(self, x: Tensor) -> None:
@@ -68,10 +72,29 @@ class ActivationQuantizer:
         return not self._histogram.is_empty
 
     def range(self, bits: int) -> Range:
-        """Return the calibrated lower and upper end for a width."""
+        """Return the lower and upper end for a width: calibrated, or given by `override`."""
+        if bits in self._overrides:
+            return self._overrides[bits]
         if bits not in self._ranges:
             self._ranges[bits] = activation_range(self._histogram, bits, self._config)
         return self._ranges[bits]
+
+    def override(self, bits: int, ends: Range | None) -> None:
+        """Put a range in the place of the calibrated one, for plans and passes made from now on.
+
+        Args:
+            bits: The width it is for.
+            ends: Lower and upper end; None for the calibrated range again.
+
+        Raises:
+            ModelError: If they are not finite numbers in order.
+        """
+        if ends is not None and not -math.inf < ends[0] <= ends[1] < math.inf:
+            raise ModelError(f"{self.name} needs finite ends in order, got {ends} at {bits} bits")
+        self._overrides.pop(bits, None)
+        if ends is not None:
+            self._overrides[bits] = float(ends[0]), float(ends[1])
+        self._grids.clear()
 
     def grid(self, bits: Bits) -> Grid:
         """Return the grid for one width, or for widths by channel with one entry per channel.
@@ -117,22 +140,128 @@ class ActivationQuantizer:
         return multiples(x, grid), grid.unit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WeightCodes:
-    """Quantized weights as whole numbers.
+    """Quantized weights as whole numbers, and the bias that goes with them.
 
     Attributes:
         codes: Integers in float, in the shape of the weights.
         scales: What they are times, by output channel.
+        bias: By output channel, or None.
     """
 
     codes: Tensor
     scales: Tensor
+    bias: Tensor | None
 
     @property
     def nbytes(self) -> int:
         """Memory held."""
         return self.codes.nbytes + self.scales.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RepairedWeight:
+    """What stands for a layer's weights and bias at one width, in place of their nearest points.
+
+    Attributes:
+        codes: Whole numbers on the width's symmetric grid, in the shape of the weights; int8 takes
+            the least memory.
+        scales: What they are times, ``[out]``; positive.
+        bias: ``[out]``, or None for no bias; a layer without a bias may get one.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+
+class Repairs(MutableMapping[int, RepairedWeight]):
+    """Repaired weights of a layer by width.
+
+    Each holds only for the weights and bias that the layer had when it was put here: with others,
+    as after training, it is as if it was not there; with the same again it is in force again.
+
+    Args:
+        inner: The layer's module.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        self._inner = inner
+        self._entries: dict[int, tuple[bytes, RepairedWeight]] = {}
+        self._maker: tuple[bytes, Callable[[int], RepairedWeight]] | None = None
+        self._known: tuple[object, bytes] | None = None
+
+    def __getitem__(self, bits: int) -> RepairedWeight:
+        name, found = self._entries[bits]
+        if name != self._name():
+            raise KeyError(bits)
+        return found
+
+    def __setitem__(self, bits: int, repaired: RepairedWeight) -> None:
+        """Put a repair in force, for the present weights.
+
+        Raises:
+            ModelError: If the layer computes in a way of its own, or the width is above 8 bits.
+        """
+        if plain_kind(self._inner) is None:
+            raise ModelError(
+                f"weights of {type(self._inner).__name__}, which has its own forward, "
+                "cannot be repaired"
+            )
+        if bits > CONTAINER_BITS:
+            raise ModelError(f"repairs are for at most {CONTAINER_BITS} bits, got {bits}")
+        self._entries[bits] = self._name(), repaired
+
+    def __delitem__(self, bits: int) -> None:
+        self[bits]
+        del self._entries[bits]
+
+    def __iter__(self) -> Iterator[int]:
+        return (bits for bits in list(self._entries) if bits in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, bits: object) -> bool:
+        return bits in self._entries and self._entries[bits][0] == self._name()
+
+    def reset(self, make: Callable[[int], RepairedWeight] | None = None) -> None:
+        """Forget all repairs.
+
+        Args:
+            make: Makes, from now on, what is missing for a width, for the present weights.
+        """
+        self._entries.clear()
+        self._maker = None if make is None else (self._name(), make)
+
+    def at(self, bits: int) -> RepairedWeight | None:
+        """Return what is in force at a width, made if it can be; None for the nearest points."""
+        if not self._entries and self._maker is None:
+            return None
+        if bits in self:
+            return self[bits]
+        if self._maker is None or bits > CONTAINER_BITS or self._maker[0] != self._name():
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            self[bits] = self._maker[1](bits)
+        return self[bits]
+
+    def _name(self) -> bytes:
+        """Return a name of the present weights and bias."""
+        state = parameter_state(self._inner)
+        if self._known is None or self._known[0] != state:
+            digest = hashlib.blake2b(digest_size=16)
+            for parameter in self._inner.parameters():
+                values = parameter.detach().cpu().contiguous().flatten()
+                digest.update(values.view(torch.uint8).numpy().tobytes())
+            self._known = state, digest.digest()
+        return self._known[1]
+
+
+def parameter_state(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what changes when the parameters of a module do."""
+    return tuple((p._version, p.data_ptr()) for p in module.parameters())
 
 
 class QuantizedLayer(nn.Module):
@@ -221,6 +350,11 @@ class QuantizedWeightLayer(QuantizedLayer):
         layer: Its description.
         config: How ranges are chosen.
         cache: Where quantized weights are kept between forward passes without gradients.
+
+    Attributes:
+        repairs: What stands for the weights and bias at a width, in place of their nearest points,
+            wherever no gradient is recorded. Channels with widths of their own take their rows
+            from the repair of their width.
     """
 
     def __init__(
@@ -229,6 +363,12 @@ class QuantizedWeightLayer(QuantizedLayer):
         super().__init__(inner, layer, config)
         self._cache = cache
         self._fractions: dict[int, tuple[object, Tensor]] = {}
+        self.repairs = Repairs(inner)
+
+    def reset(self) -> None:
+        """Forget what was observed, and the repairs."""
+        super().reset()
+        self.repairs.reset()
 
     def compute(
         self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
@@ -244,7 +384,7 @@ class QuantizedWeightLayer(QuantizedLayer):
         if isinstance(weight_bits, int) and weight_bits == FLOAT_BITS:
             out: Tensor = inner(x)
         elif is_plain:
-            bias = inner._parameters["bias"]
+            bias = self._bias(weight_bits)
             out = plain_product(x, self._quantized(weight, weight_bits), bias, inner)
         else:
             with _OnWeight(lambda weight: self._quantized(weight, weight_bits)):
@@ -266,11 +406,10 @@ class QuantizedWeightLayer(QuantizedLayer):
         out = plain_product(x, weight.codes, None, self.inner).mul_(
             (weight.scales * unit).view(column)
         )
-        bias: Tensor | None = self.inner._parameters["bias"]
-        return out if bias is None else out.add_(bias.view(column))
+        return out if weight.bias is None else out.add_(weight.bias.view(column))
 
     def weight_codes(self, bits: Bits) -> WeightCodes:
-        """Return the weights as whole numbers, without gradients.
+        """Return the weights as whole numbers, repaired where they are, without gradients.
 
         Args:
             bits: One width, or one per output channel, of at most 8 bits.
@@ -284,11 +423,48 @@ class QuantizedWeightLayer(QuantizedLayer):
             weight = self.inner.get_parameter("weight")
             grid = self.weight_grid(weight, bits)
             assert isinstance(grid.scale, Tensor)
-            return WeightCodes(quantize(weight, grid), grid.scale.flatten())
+            codes, scales = quantize(weight, grid), grid.scale.flatten()
+            for rows, repaired in self._repaired_rows(bits):
+                codes[rows] = repaired.codes[rows].to(codes)
+                scales[rows] = repaired.scales[rows].to(scales)
+            bias = self._repaired_bias(bits)
+            return WeightCodes(codes, scales, None if bias is None else bias.detach())
 
     def _kept_codes(self, bits: Bits) -> WeightCodes:
         key = ("codes", self.layer.name, np.asarray(bits, dtype=np.uint8).tobytes())
-        return self._cache.get(key, self.weight_state(), lambda: self.weight_codes(bits))
+        return self._cache.get(key, self.weight_state(bits), lambda: self.weight_codes(bits))
+
+    def _repaired_rows(self, bits: Bits) -> list[tuple[Tensor, RepairedWeight]]:
+        """Return the repairs in force at given widths, and the rows that each is for."""
+        weight = self.inner.get_parameter("weight")
+        widths = np.broadcast_to(np.asarray(bits), (len(weight),))
+        return [
+            (torch.from_numpy(widths == width).to(weight.device), repaired)
+            for width in np.unique(bits).tolist()
+            if (repaired := self.repairs.at(width)) is not None
+        ]
+
+    def _repaired_bias(self, bits: Bits) -> Tensor | None:
+        bias: Tensor | None = self.inner._parameters["bias"]
+        weight = self.inner.get_parameter("weight")
+        for rows, repaired in self._repaired_rows(bits):
+            if repaired.bias is None:
+                continue
+            if bias is None:
+                bias = weight.new_zeros(len(weight))
+            bias = torch.where(rows, repaired.bias.to(bias), bias)
+        return bias
+
+    def _bias(self, bits: Bits) -> Tensor | None:
+        """Return the bias that goes with `_quantized` weights."""
+        bias: Tensor | None = self.inner._parameters["bias"]
+        if self._is_recorded(self.inner.get_parameter("weight")):
+            return bias
+        with torch.no_grad():
+            return self._repaired_bias(bits)
+
+    def _is_recorded(self, weight: Tensor) -> bool:
+        return torch.is_grad_enabled() and weight.requires_grad
 
     def weight_grid(self, weight: Tensor, bits: Bits) -> Grid:
         """Return the grids of the weights by output channel.
@@ -327,16 +503,27 @@ class QuantizedWeightLayer(QuantizedLayer):
         def make() -> Tensor:
             # What is kept must serve later passes that record gradients, too.
             with torch.inference_mode(False), torch.no_grad():
-                return fake_quantize(weight, self.weight_grid(weight, bits))
+                points = fake_quantize(weight, self.weight_grid(weight, bits))
+                for rows, repaired in self._repaired_rows(bits):
+                    column = repaired.scales[rows].to(points).view(-1, *[1] * (points.dim() - 1))
+                    points[rows] = repaired.codes[rows].to(points) * column
+                return points
 
-        if torch.is_grad_enabled() and weight.requires_grad:
+        if self._is_recorded(weight):
             return fake_quantize(weight, self.weight_grid(weight, bits))
         key = ("quantized", self.layer.name, np.asarray(bits, dtype=np.uint8).tobytes())
-        return self._cache.get(key, self.weight_state(), make)
+        return self._cache.get(key, self.weight_state(bits), make)
 
-    def weight_state(self) -> tuple[tuple[int, int], ...]:
-        """Return what changes when the weights do."""
-        return tuple((p._version, p.data_ptr()) for p in self.inner.parameters())
+    def weight_state(self, bits: Bits | None = None) -> tuple[object, ...]:
+        """Return what changes when the weights do.
+
+        Args:
+            bits: If given, also what changes when their repairs at these widths do.
+        """
+        state: tuple[object, ...] = parameter_state(self.inner)
+        if bits is None:
+            return state
+        return (*state, *(self.repairs.at(width) for width in np.unique(bits).tolist()))
 
 
 def check_finite(module: nn.Module, name: str) -> None:

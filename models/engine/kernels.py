@@ -33,52 +33,58 @@ _PRODUCT_BLOCK = 2**18
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """The weights of a layer in the order in which a kernel reads them.
+    """The weights of a layer in the order in which a kernel reads them, and its bias.
 
     Attributes:
         packed: The codes.
         scales: Scale of every output channel, float32.
         zero_points: Zeros, int32: the grids are symmetric.
+        bias: float32 by output channel, or None.
         nbytes: Memory held.
     """
 
     packed: Tensor
     scales: Tensor
     zero_points: Tensor
+    bias: Tensor | None
     nbytes: int
 
 
-def pack_conv(codes: Tensor, scales: Tensor, module: nn.Conv2d, grid: CodeGrid) -> PackedWeight:
+def pack_conv(
+    codes: Tensor, scales: Tensor, bias: Tensor | None, module: nn.Conv2d, grid: CodeGrid
+) -> PackedWeight:
     """Pack the weights of a convolution.
 
     Args:
         codes: int8, in the shape of the module's weight.
         scales: float32, by output channel.
+        bias: float32, by output channel, or None.
         module: Where stride, padding, dilation and groups are read.
         grid: Of the input: the packed weights depend on its zero point.
     """
     if _is_matrix_product(module):
-        return pack_linear(codes.flatten(1), scales)
+        return pack_linear(codes.flatten(1), scales, bias)
     packed = torch.ops.onednn.qconv_prepack(
         codes, scales, grid.scale, grid.zero_point, *_geometry(module), None
     )
-    return _packed(packed, scales)
+    return _packed(packed, scales, bias)
 
 
-def pack_linear(codes: Tensor, scales: Tensor) -> PackedWeight:
+def pack_linear(codes: Tensor, scales: Tensor, bias: Tensor | None) -> PackedWeight:
     """Pack the weights of a linear layer.
 
     Args:
         codes: int8, ``out x in``.
         scales: float32, by output channel.
+        bias: float32, by output channel, or None.
     """
-    return _packed(torch.ops.onednn.qlinear_prepack(codes, None), scales)
+    return _packed(torch.ops.onednn.qlinear_prepack(codes, None), scales, bias)
 
 
-def _packed(packed: Tensor, scales: Tensor) -> PackedWeight:
+def _packed(packed: Tensor, scales: Tensor, bias: Tensor | None) -> PackedWeight:
     zero_points = torch.zeros(len(scales), dtype=torch.int32)
     nbytes = torch.ops.mkldnn._nbytes(packed) + scales.nbytes + zero_points.nbytes
-    return PackedWeight(packed, scales, zero_points, nbytes)
+    return PackedWeight(packed, scales, zero_points, bias, nbytes)
 
 
 def conv(
@@ -96,7 +102,7 @@ def conv(
         codes: uint8, ``images x channels x height x width``; fastest in channels_last.
         grid: Of the input.
         weight: From `pack_conv`, for this grid.
-        module: Where the bias, stride, padding, dilation and groups are read.
+        module: Where stride, padding, dilation and groups are read.
         clip: Applied to the result; with `accumulate` not ``relu6``.
         output: Grid of the codes to return, one width for all channels; None for float32.
         accumulate: float32 in the shape of the result, added before the activation; may be
@@ -108,7 +114,7 @@ def conv(
     if _is_matrix_product(module):
         rows = codes.permute(0, 2, 3, 1)
         added = None if accumulate is None else accumulate.permute(0, 2, 3, 1)
-        product = linear(rows, grid, weight, module.bias, clip, output, added)
+        product = linear(rows, grid, weight, clip, output, added)
         return product.view(*rows.shape[:3], module.out_channels).permute(0, 3, 1, 2)
     if plain_kind(module) == "same conv":
         codes = pad_same(codes, module, grid.zero_point)
@@ -117,12 +123,12 @@ def conv(
         # The kernel takes the memory as channels_last, whatever the strides say.
         accumulate = accumulate.contiguous(memory_format=torch.channels_last)
         out: Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
-            *x, accumulate, module.bias, *_geometry(module), 1.0, 0, torch.float32, 1.0, 0,
+            *x, accumulate, weight.bias, *_geometry(module), 1.0, 0, torch.float32, 1.0, 0,
             "sum", 1.0, *post_op,
         )  # fmt: skip
         return out
     out = torch.ops.onednn.qconv_pointwise.default(
-        *x, module.bias, *_geometry(module), *_target(output), *post_op
+        *x, weight.bias, *_geometry(module), *_target(output), *post_op
     )
     return out
 
@@ -131,7 +137,6 @@ def linear(
     codes: Tensor,
     grid: CodeGrid,
     weight: PackedWeight,
-    bias: Tensor | None,
     clip: Clip,
     output: CodeGrid | None,
     accumulate: Tensor | None = None,
@@ -142,7 +147,6 @@ def linear(
         codes: uint8, features last.
         grid: Of the input.
         weight: From `pack_linear`.
-        bias: float32 by output feature, or None.
         clip: Applied to the result; with `accumulate` not ``relu6``.
         output: Grid of the codes to return, one width for all features; None for float32.
         accumulate: float32 in the shape of the result, added before the activation; may be
@@ -154,10 +158,20 @@ def linear(
     x, post_op = _operands(codes, grid, weight), _post_op(clip, output)
     if accumulate is not None:
         out: Tensor = torch.ops.onednn.qlinear_pointwise.binary(
-            *x, accumulate.contiguous(), bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, *post_op
+            *x,
+            accumulate.contiguous(),
+            weight.bias,
+            1.0,
+            0,
+            torch.float32,
+            1.0,
+            0,
+            "sum",
+            1.0,
+            *post_op,
         )
         return out
-    out = torch.ops.onednn.qlinear_pointwise.default(*x, bias, *_target(output), *post_op)
+    out = torch.ops.onednn.qlinear_pointwise.default(*x, weight.bias, *_target(output), *post_op)
     return out
 
 
@@ -327,10 +341,10 @@ def _sums_are_exact() -> bool:
     codes = torch.full((count, count), 255, dtype=torch.uint8)
     weights = torch.full((count, count), 127, dtype=torch.int8)
     ones = torch.ones(count)
-    product = linear(codes, grid, pack_linear(weights, ones), None, "none", None)
+    product = linear(codes, grid, pack_linear(weights, ones, None), "none", None)
     module = nn.Conv2d(count, count, 2, bias=False)
     image = codes[:, :, None, None].expand(-1, -1, 2, 2)
-    packed = pack_conv(weights[:, :, None, None].expand(-1, -1, 2, 2), ones, module, grid)
+    packed = pack_conv(weights[:, :, None, None].expand(-1, -1, 2, 2), ones, None, module, grid)
     convolved = conv(image, grid, packed, module, "none", None)
     largest = count * (255 - grid.zero_point) * 127
     sums = torch._int_mm(codes, weights)

@@ -127,8 +127,7 @@ class Kernel(Step):
         accumulate = operands[1] if len(operands) == 2 else None
         if isinstance(inner, nn.Conv2d):
             return conv(operands[0], self.grid, weight, inner, self.clip, output, accumulate)
-        bias: Any = inner.bias
-        return linear(operands[0], self.grid, weight, bias, self.clip, output, accumulate)
+        return linear(operands[0], self.grid, weight, self.clip, output, accumulate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,12 +34,12 @@ class PackedWeights:
             np.asarray(bits, dtype=np.uint8).tobytes(),
             grid.zero_point == 0,
         )
-        return self._cache.get(key, layer.weight_state(), lambda: _packed(layer, bits, grid))
+        return self._cache.get(key, layer.weight_state(bits), lambda: _packed(layer, bits, grid))
 
 
 def _packed(layer: QuantizedWeightLayer, bits: Bits, grid: CodeGrid) -> PackedWeight:
     weight = layer.weight_codes(bits)
     codes = weight.codes.to(torch.int8)
     if isinstance(layer.inner, nn.Conv2d):
-        return pack_conv(codes, weight.scales, layer.inner, grid)
-    return pack_linear(codes, weight.scales)
+        return pack_conv(codes, weight.scales, weight.bias, layer.inner, grid)
+    return pack_linear(codes, weight.scales, weight.bias)

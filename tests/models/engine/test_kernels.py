@@ -84,7 +84,7 @@ def conv_case(module, grid):
         codes.double() * scales.double().view(-1, 1, 1, 1),
         None if module.bias is None else module.bias.double(),
     )
-    return x, pack_conv(codes, scales, module, grid), exact.detach()
+    return x, pack_conv(codes, scales, module.bias, module, grid), exact.detach()
 
 
 def linear_case(module, grid, shape):
@@ -95,7 +95,7 @@ def linear_case(module, grid, shape):
         codes.double() * scales.double().view(-1, 1),
         None if module.bias is None else module.bias.double(),
     )
-    return x, pack_linear(codes, scales), exact.detach()
+    return x, pack_linear(codes, scales, module.bias), exact.detach()
 
 
 def output_grid(exact, grid, bits):
@@ -174,7 +174,7 @@ every_shape = pytest.mark.parametrize("shape", [(40,), (3, 14)], ids=str)
 @every_linear
 def test_linear_layers_in_float(module, shape, grid, clip):
     x, weight, exact = linear_case(module, grid, shape)
-    out = linear(x, grid, weight, module.bias, clip, None)
+    out = linear(x, grid, weight, clip, None)
     assert_close(out, CLIPS[clip](exact))
 
 
@@ -188,7 +188,7 @@ def test_linear_layers_to_codes(module, shape, grid, bits, clip):
     x, weight, exact = linear_case(module, grid, shape)
     exact = CLIPS[clip](exact)
     output = output_grid(exact, grid, bits)
-    assert_codes(linear(x, grid, weight, module.bias, clip, output), exact, output)
+    assert_codes(linear(x, grid, weight, clip, output), exact, output)
 
 
 @needs_kernels
@@ -198,7 +198,7 @@ def test_small_maps_of_ambiguous_memory_format(size):
     module = nn.Conv2d(channels, channels, 1)
     grid = INPUTS["zp>0"]
     codes, scales = random_weights(module)
-    weight = pack_conv(codes, scales, module, grid)
+    weight = pack_conv(codes, scales, module.bias, module, grid)
     x = random_codes(images, channels, height, width).contiguous()
     added = torch.randn(images, width, height, channels, generator=draw(3)).transpose(1, 3)
     exact = module._conv_forward(
@@ -217,9 +217,9 @@ def test_linear_layers_take_any_strides():
     x, weight, exact = linear_case(module, grid, (3, 14))
     added = torch.randn(14, 50, 3, generator=draw(3)).permute(2, 0, 1)
     strided = x.transpose(0, 2).contiguous().transpose(0, 2)
-    assert_close(linear(strided, grid, weight, module.bias, "none", None), exact)
+    assert_close(linear(strided, grid, weight, "none", None), exact)
     exact = exact + added
-    assert_close(linear(strided, grid, weight, module.bias, "none", None, added), exact)
+    assert_close(linear(strided, grid, weight, "none", None, added), exact)
 
 
 @needs_kernels
@@ -231,7 +231,7 @@ def test_linear_layers_add_before_they_clip(module, shape, clip):
     x, weight, exact = linear_case(module, grid, shape)
     added = torch.randn(exact.shape, generator=draw(3))
     exact = CLIPS[clip](exact + added)
-    assert_close(linear(x, grid, weight, module.bias, clip, None, added), exact)
+    assert_close(linear(x, grid, weight, clip, None, added), exact)
 
 
 @needs_kernels
@@ -242,10 +242,10 @@ def test_linear_layers_add_before_they_clip(module, shape, clip):
 )
 def test_what_is_clipped_has_the_highest_code(clip, scale, ends):
     zero_point, highest = ends
-    weight = pack_linear(torch.tensor([[127], [-127]], dtype=torch.int8), torch.ones(2))
+    weight = pack_linear(torch.tensor([[127], [-127]], dtype=torch.int8), torch.ones(2), None)
     output = CodeGrid(scale, zero_point, highest)
     x = torch.tensor([[255]], dtype=torch.uint8)
-    out = linear(x, CodeGrid(2.0**100, 0, 255), weight, None, clip, output)
+    out = linear(x, CodeGrid(2.0**100, 0, 255), weight, clip, output)
     top = min(highest, round(6 / scale) + zero_point) if clip == "relu6" else highest
     assert abs(int(out[0, 0]) - top) <= (clip == "relu6")
     assert out[0, 1] == (0 if clip == "none" else zero_point)
@@ -258,8 +258,8 @@ def test_the_largest_sums_are_exact():
     x = torch.full((1, 65793), 255, dtype=torch.uint8)
     for zero_point in (0, 1, 255):
         codes = torch.full((1, 65793), -128, dtype=torch.int8)
-        weight = pack_linear(codes, torch.ones(1))
-        out = linear(x, CodeGrid(1.0, zero_point, 255), weight, None, "none", None)
+        weight = pack_linear(codes, torch.ones(1), None)
+        out = linear(x, CodeGrid(1.0, zero_point, 255), weight, "none", None)
         assert out.item() == pytest.approx(-(255 - zero_point) * 128 * 65793, rel=1e-7)
 
 
@@ -333,10 +333,10 @@ def layer_codes(layer, x, weight_bits, activation_bits):
     weight = layer.weight_codes(weight_bits)
     weight_codes = weight.codes.to(torch.int8)
     if isinstance(layer.inner, nn.Conv2d):
-        packed = pack_conv(weight_codes, weight.scales, layer.inner, grid)
+        packed = pack_conv(weight_codes, weight.scales, weight.bias, layer.inner, grid)
         return conv(codes, grid, packed, layer.inner, "none", None)
-    packed = pack_linear(weight_codes, weight.scales)
-    return linear(codes, grid, packed, layer.inner.bias, "none", None)
+    packed = pack_linear(weight_codes, weight.scales, weight.bias)
+    return linear(codes, grid, packed, "none", None)
 
 
 def widths(count, seed):
@@ -378,9 +378,9 @@ def test_codes_without_a_zero_point_are_the_references_bit_for_bit(module, bits,
     layer.observe(x)
     grid = code_grid(layer.left.grid(8), 8)
     weight = layer.weight_codes(8)
-    packed = pack_linear(weight.codes.to(torch.int8), weight.scales)
+    packed = pack_linear(weight.codes.to(torch.int8), weight.scales, weight.bias)
     output = code_grid(tensor_grid(0.0, 1.0, bits, "affine"), bits)
-    found = linear(to_codes(x, grid), grid, packed, module.bias, clip, output)
+    found = linear(to_codes(x, grid), grid, packed, clip, output)
     with torch.no_grad():
         reference = CLIPS[clip](layer.compute((x,), 8, 8))
     assert torch.equal(found, to_codes(reference, output))
@@ -458,5 +458,5 @@ def test_the_answer_to_available_is_a_clause_or_none():
 def test_packed_weights_know_their_size():
     module = nn.Conv2d(32, 64, 3)
     codes, scales = random_weights(module)
-    packed = pack_conv(codes, scales, module, INPUTS["zp>0"])
+    packed = pack_conv(codes, scales, module.bias, module, INPUTS["zp>0"])
     assert codes.nbytes + scales.nbytes <= packed.nbytes <= 1.2 * codes.nbytes
