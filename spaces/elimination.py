@@ -54,20 +54,28 @@ class Elimination:
 
 def count(factors: Sequence[Factor]) -> Elimination:
     """Sum the product of the factors over all states; exact for tables of Python integers."""
-    return _eliminate(factors, np.multiply, lambda table: table.sum(axis=0), 1)
+    return eliminate(factors, np.multiply, lambda table: table.sum(axis=0), 1)
 
 
 def minimise(factors: Sequence[Factor]) -> Elimination:
     """Find the smallest sum of the factors over all states; infinity marks what is forbidden."""
-    return _eliminate(factors, np.add, lambda table: table.min(axis=0), 0.0)
+    return eliminate(factors, np.add, lambda table: table.min(axis=0), 0.0)
 
 
-def _eliminate(
+def eliminate(
     factors: Sequence[Factor],
     times: Callable[[Table, Table], Table],
     reduce_first: Callable[[Table], Table],
     one: Any,
 ) -> Elimination:
+    """Sum the product of the factors over all states, in any commutative semiring.
+
+    Args:
+        factors: Tables of the semiring's values.
+        times: Multiplies two tables elementwise, as a numpy ufunc does.
+        reduce_first: Sums a table along its first axis.
+        one: The neutral value of ``times``.
+    """
     pending = list(factors)
     steps = []
     while variables := {v for factor in pending for v in factor.scope}:
