@@ -14,7 +14,7 @@ from bitfront.energy import EnergyModel, load_table
 from bitfront.models.config import DataConfig, QuantizerConfig
 from bitfront.models.data import load_data
 from bitfront.models.profile import profile
-from bitfront.searchers import Budget
+from bitfront.searchers import Budget, Pricing
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace
 from bitfront.studies.ray_pool import RayPool, ray_pool
 from bitfront.studies.record import Books
@@ -111,7 +111,8 @@ def _cpu_s(pool: RayPool) -> float:
 def _opened(workload: Workload, workers: int, requests: int) -> Iterator[tuple[RayPool, str]]:
     trial = Trial(StrategySpec(name="random"), Budget(requests), 0)
     with tempfile.TemporaryDirectory() as folder:
-        books = Books(Path(folder), workload.digest, workload.energy, (trial,), DEFAULT_OBJECTIVES)
+        pricing = Pricing(workload.energy)
+        books = Books(Path(folder), workload.digest, pricing, (trial,), DEFAULT_OBJECTIVES)
         with ray_pool(workload, books, workers=workers, threads=1) as pool:
             yield pool, trial.id
 

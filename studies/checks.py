@@ -1,6 +1,7 @@
 """The checks of a study that need the network: is its space there, can its budgets be met."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,20 +22,20 @@ class Inspection:
     Attributes:
         layers: The layers that are quantized.
         space: The bit-width space over them.
-        energy: Prices its allocations.
+        pricing: What its allocations cost.
         images: Images per split: ``train``, ``calibration``, ``search`` and ``test``.
         notes: What a reader should know of the data.
     """
 
     layers: tuple[Layer, ...]
     space: BitSpace
-    energy: EnergyModel
+    pricing: Pricing
     images: dict[str, int]
     notes: tuple[str, ...]
 
 
-def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, EnergyModel]:
-    """Return a study's space and energy model over the layers of its network.
+def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pricing]:
+    """Return a study's space over the layers of its network, and what allocations cost.
 
     Args:
         spec: The study.
@@ -42,21 +43,48 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Ene
 
     Raises:
         InvalidStudyError: With the place in the file, if a name is no layer's, the space is
-            empty, the table lacks a width, a limit is below the smallest achievable cost, or a
-            strategy does not suit the space.
+            empty, the table or one that a limit names lacks a width, a limit is below the
+            smallest achievable cost, or a strategy does not suit the space.
     """
     with spec.at("space"):
         space = spec.space.build(layers)
     with spec.at("energy"):
         energy = EnergyModel(load_table(spec.energy.table), layers, options=spec.energy.options)
         _require_priced(space, energy)
+    pricing = Pricing(energy, _further_tables(spec, space, energy))
     for index, budget in enumerate(spec.budgets):
-        with spec.at("budgets", index, "limits"):
-            Pricing(energy).check_feasible(space, budget.limits)
+        for name, limit in budget.limits.items():
+            with spec.at("budgets", index, "limits", name):
+                pricing.check_feasible(space, {name: limit})
     for index, strategy in enumerate(spec.strategies):
         with spec.at("strategies", index):
             strategy.build().check(space)
-    return space, energy
+    return space, pricing
+
+
+def _further_tables(
+    spec: StudySpec, space: BitSpace, energy: EnergyModel
+) -> dict[str, EnergyModel]:
+    """Return the energy models of the study's further tables, by the name of the table.
+
+    One that cannot price the whole space is left out: it may still rank the finalists.
+
+    Raises:
+        InvalidStudyError: If a limit needs that one.
+    """
+    limited = {name for budget in spec.budgets for name in budget.limits}
+    models = {}
+    for index, name in enumerate(spec.energy.also):
+        table = load_table(name)
+        needed = f"energy:{table.id}" in limited
+        with (
+            spec.at("energy", "also", index),
+            nullcontext() if needed else suppress(EnergyTableError),
+        ):
+            model = EnergyModel(table, energy.layers, options=energy.options)
+            _require_priced(space, model)
+            models[table.id] = model
+    return models
 
 
 def _require_priced(space: BitSpace, energy: EnergyModel) -> None:
@@ -99,7 +127,7 @@ def inspect(spec: StudySpec) -> Inspection:
         if spec.model.checkpoint is not None:
             load_checkpoint(model, resolve_checkpoint(spec.model.checkpoint))
         layers = profile(model, splits.input_shape)
-    space, energy = price_space(spec, layers)
+    space, pricing = price_space(spec, layers)
     names = ("train", "calibration", "search", "test")
     images = {name: len(getattr(splits, name)) for name in names}
-    return Inspection(layers, space, energy, images, splits.notes)
+    return Inspection(layers, space, pricing, images, splits.notes)

@@ -1,8 +1,8 @@
 """What a Pareto figure shows of each strategy, whoever draws it.
 
-Accuracies are those of the test split, with their standard errors, in percent; energies are
-relative to the uniform 8-bit network. A strategy's front is the best accuracy that its finalists
-reach at or below each energy.
+Accuracies are those of the test split, with their standard errors, in percent. Costs are what the
+study trades accuracy for, `StudyResult.cost`: mostly energies relative to the uniform 8-bit
+network. A strategy's front is the best accuracy that its finalists reach at or below each cost.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..spaces import Objective
 from .palette import UNIFORM, Style, styles
 from .result import Point, StudyResult
 
-ENERGY_AXIS = "Energy per inference, relative to uniform 8 bit"
+COST_AXES = {
+    "energy": "Energy per inference, relative to uniform 8 bit",
+    "size": "Size (bytes)",
+    "bops": "Bit operations per inference",
+    "mean_weight_bits": "Mean bits per weight",
+    "mean_activation_bits": "Mean bits per activation",
+}
+"""What stands at the axis of a cost."""
+
 ACCURACY_AXIS = "Top-1 accuracy on the test split (%)"
 INK = "#222222"
 """Colour of text and of what is not a strategy."""
@@ -28,16 +37,18 @@ class Curve:
         strategy: Its label.
         style: Its colour and marker.
         points: Its finalists that have an accuracy.
+        measure: What the study trades accuracy for.
     """
 
     strategy: str
     style: Style
     points: tuple[Point, ...]
+    measure: Objective
 
     @property
-    def energy(self) -> npt.NDArray[np.float64]:
-        """Energies relative to uniform 8 bit."""
-        return np.array([point.test.energy_vs_w8a8 for point in self.points])
+    def cost(self) -> npt.NDArray[np.float64]:
+        """Costs on the test split."""
+        return np.array([self.measure.of(point.test) for point in self.points])
 
     @property
     def accuracy(self) -> npt.NDArray[np.float64]:
@@ -51,7 +62,7 @@ class Curve:
 
     @property
     def best(self) -> npt.NDArray[np.float64]:
-        """Best accuracy in percent at or below the energy of each point."""
+        """Best accuracy in percent at or below the cost of each point."""
         return np.maximum.accumulate(self.accuracy)
 
     @property
@@ -92,6 +103,6 @@ def curves(result: StudyResult) -> list[Curve]:
     for strategy, style in styles(trial.strategy for trial in result.trials).items():
         own = [p for p in result.points if p.strategy == strategy and not p.test.failed]
         if own:
-            own.sort(key=lambda point: point.test.energy_vs_w8a8)
-            drawn.append(Curve(strategy, style, tuple(own)))
+            own.sort(key=lambda point: result.cost.of(point.test))
+            drawn.append(Curve(strategy, style, tuple(own), result.cost))
     return drawn

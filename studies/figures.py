@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, accuracy_range, curves, left_out
+from .curves import ACCURACY_AXIS, COST_AXES, INK, Curve, accuracy_range, curves, left_out
 from .front_page import front_html
+from .prediction_page import prediction_html
 from .result import StudyResult
 
 if TYPE_CHECKING:
@@ -28,17 +29,21 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
 
     ``fronts.html`` is interactive, needs no network and holds the common front and that of every
     strategy; ``front.png`` and one ``front-<strategy>.png`` each show the same; ``bits.png`` the
-    widths of the common front's members.
+    widths of the common front's members. ``predicted.html`` is there if a strategy predicts what
+    it measures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "fronts.html"
     page.write_text(front_html(result), encoding="utf-8")
+    paths = [page]
+    if (predicted := prediction_html(result)) is not None:
+        paths.append(folder / "predicted.html")
+        paths[-1].write_text(predicted, encoding="utf-8")
     pictures = {"front": front_figure(result)}
     if result.front:
         pictures["bits"] = bits_figure(result)
     for curve in curves(result):
         pictures[f"front-{_file_name(curve.strategy)}"] = front_figure(result, curve.strategy)
-    paths = [page]
     for name, figure in pictures.items():
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=_DPI)
@@ -46,7 +51,7 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
 
 
 def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
-    """Draw accuracy against energy with matplotlib.
+    """Draw accuracy against the study's cost, mostly energy, with matplotlib.
 
     Args:
         result: The study.
@@ -60,7 +65,7 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
     shown = [_draw_curve(axes, curve) for curve in drawn]
     if strategy is None and result.front:
         shown += axes.plot(
-            [point.test.energy_vs_w8a8 for point in result.front],
+            [result.cost.of(point.test) for point in result.front],
             [100 * point.test.accuracy for point in result.front],
             "o",
             markersize=15,
@@ -75,7 +80,7 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
         color=INK,
         pad=12,
     )
-    axes.set_xlabel(ENERGY_AXIS)
+    axes.set_xlabel(COST_AXES[result.cost.name])
     axes.set_ylabel(ACCURACY_AXIS)
     axes.set_ylim(accuracy_range(result, drawn))
     axes.annotate(
@@ -85,7 +90,8 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(handles=shown, loc="lower right", framealpha=0.95, edgecolor=_GRID)
-    _add_absolute_axis(axes, result)
+    if result.cost.name == "energy":
+        _add_absolute_axis(axes, result)
     return figure
 
 
@@ -103,13 +109,13 @@ def bits_figure(result: StudyResult) -> "Figure":
         axes.set_title(operand.capitalize(), fontsize=11, color=INK)
         _name_layers(axes, front[0].test.allocation.layers)
     rows = [
-        f"{_plain(p.strategy)}  {100 * p.test.accuracy:.1f} %  at {p.test.energy_vs_w8a8:.2f}"
+        f"{_plain(p.strategy)}  {100 * p.test.accuracy:.1f} %  at {result.cost.of(p.test):.3g}"
         for p in front
     ]
     panels[0].set_yticks(np.arange(len(front)) + 0.5, rows, fontsize=8)
     panels[0].invert_yaxis()  # the cheapest on top; the second panel shares the axis
     figure.suptitle(f"{_plain(result.name)}  ·  bits by layer on the common front", color=INK)
-    panels[0].set_ylabel("strategy, accuracy, energy relative to uniform 8 bit")
+    panels[0].set_ylabel(f"strategy, accuracy, {_uncapitalized(COST_AXES[result.cost.name])}")
     figure.colorbar(image, ax=panels, label="bits", ticks=range(2, 9), shrink=0.7)
     return figure
 
@@ -129,10 +135,10 @@ def _draw_curve(axes: "Axes", curve: Curve) -> Any:
     colour = curve.style.colour
     linestyle = "dashed" if curve.is_reference else "solid"
     axes.step(
-        curve.energy, curve.best, where="post", color=colour, linestyle=linestyle, linewidth=1.8
+        curve.cost, curve.best, where="post", color=colour, linestyle=linestyle, linewidth=1.8
     )
     return axes.errorbar(
-        curve.energy,
+        curve.cost,
         curve.accuracy,
         yerr=curve.error,
         fmt=curve.style.marker,
@@ -216,6 +222,10 @@ def _file_name(strategy: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9.-]+", "_", strategy)
     digest = hashlib.sha256(strategy.encode()).hexdigest()[:6]
     return strategy if safe == strategy else f"{safe}-{digest}"
+
+
+def _uncapitalized(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _plain(text: str) -> str:

@@ -4,16 +4,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from .curves import ACCURACY_AXIS, ENERGY_AXIS, INK, Curve, accuracy_range, curves, left_out
+from .curves import ACCURACY_AXIS, COST_AXES, INK, Curve, accuracy_range, curves, left_out
+from .page import page_html
 from .palette import UNIFORM
 from .result import Point, StudyResult
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{title}</title></head>
-<body>{body}</body>
-</html>
-"""
 
 
 def front_html(result: StudyResult) -> str:
@@ -49,20 +43,14 @@ def front_html(result: StudyResult) -> str:
     figure.update_layout(
         template="plotly_white",
         title=f"{escape(result.name)}  ·  energy table {escape(result.float_test.energy_table)}",
-        xaxis={"title": ENERGY_AXIS},
+        xaxis={"title": COST_AXES[result.cost.name]},
         yaxis={"title": ACCURACY_AXIS, "range": [lowest, highest]},
         font={"size": 14, "color": INK},
         legend={"itemsizing": "trace"},
         updatemenus=[_menu([curve.strategy for curve in drawn])],
         margin={"t": 110},
     )
-    body = figure.to_html(
-        include_plotlyjs=True,
-        config={"displaylogo": False},
-        default_height="95vh",
-        full_html=False,
-    )
-    return _PAGE.format(title=escape(result.name), body=body)
+    return page_html(result.name, figure)
 
 
 def _line(curve: Curve) -> Any:
@@ -70,7 +58,7 @@ def _line(curve: Curve) -> Any:
 
     dash = "dash" if curve.is_reference else "solid"
     return go.Scatter(
-        x=curve.energy,
+        x=curve.cost,
         y=curve.best,
         mode="lines",
         line={"color": curve.style.colour, "width": 2, "shape": "hv", "dash": dash},
@@ -94,7 +82,7 @@ def _markers(curve: Curve) -> Any:
         for p in curve.points
     ]
     return go.Scatter(
-        x=curve.energy,
+        x=curve.cost,
         y=curve.accuracy,
         error_y={"type": "data", "array": curve.error, "thickness": 1, "width": 3},
         mode="markers",
@@ -110,7 +98,7 @@ def _common_front(result: StudyResult) -> Any:
     import plotly.graph_objects as go
 
     return go.Scatter(
-        x=[point.test.energy_vs_w8a8 for point in result.front],
+        x=[result.cost.of(point.test) for point in result.front],
         y=[100 * point.test.accuracy for point in result.front],
         mode="markers",
         marker={"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 1.4}},

@@ -3,30 +3,33 @@
 It is the cache (what was measured is not measured again), the log to go on from, and the audit
 log. Evaluations are keyed by content: the workload's digest (weights, data, quantizer, code), the
 allocation, the split and the fidelity. Strategies share them, yet each is charged for what it
-asked: `asks` holds every question of every trial, in order.
+asked: `asks` holds every question of every trial, in order. Sensitivity scores are kept likewise,
+by their signature.
 
 One process writes; WAL lets others read meanwhile.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..spaces import METRICS, Measurement, StudyError
+from ..spaces import METRICS, Measurement, Scores, StudyError
 from .requests import Request
 
-SCHEMA_VERSION = 1
-"""Version of the tables; what is newer than this code is refused."""
+SCHEMA_VERSION = 2
+"""Version of the tables; what is older gets what it lacks, what is newer than this code is
+refused."""
 
 TrialState = Literal["planned", "running", "done", "failed"]
 
 _BROWSED = (*METRICS, "samples", "wall_s", "error")
 """Fields of a measurement that have a column of their own, for those who browse."""
 
-_SCHEMA = f"""
+_VERSION_1 = f"""
 CREATE TABLE evaluations (
     workload TEXT NOT NULL, allocation TEXT NOT NULL, split TEXT NOT NULL, fidelity REAL NOT NULL,
     {", ".join(_BROWSED)},
@@ -44,10 +47,34 @@ CREATE TABLE asks (
     workload TEXT NOT NULL, allocation TEXT NOT NULL, split TEXT NOT NULL, fidelity REAL NOT NULL,
     PRIMARY KEY (trial, position)
 );
-PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+_VERSION_2 = """
+CREATE TABLE scores (signature TEXT PRIMARY KEY, kind TEXT NOT NULL, scores TEXT NOT NULL);
+ALTER TABLE trials ADD COLUMN images_forward INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE trials ADD COLUMN images_backward INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE trials ADD COLUMN findings TEXT NOT NULL DEFAULT '{}';
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2)
+"""What makes each version of the one before."""
+
 _KEY = "workload, allocation, split, fidelity"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWork:
+    """What a strategy did besides asking for evaluations.
+
+    Attributes:
+        images_forward: Images it passed through the network itself.
+        images_backward: Images it passed backward.
+        findings: What it wants reported, plain values by name.
+    """
+
+    images_forward: int = 0
+    images_backward: int = 0
+    findings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +89,7 @@ class TrialRow:
         state: How far it is.
         wall_s: Seconds it took.
         error: Why it failed.
+        own: What its strategy did besides asking for evaluations.
     """
 
     id: str
@@ -71,6 +99,7 @@ class TrialRow:
     state: TrialState = "planned"
     wall_s: float = 0.0
     error: str | None = None
+    own: OwnWork = OwnWork()
 
 
 class Ledger:
@@ -103,12 +132,20 @@ class Ledger:
             )
 
     def _open(self) -> int:
-        """Make the tables if there are none, and return the version of those there were."""
+        """Add the tables and columns that are missing, and return the version there is now."""
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        if self._version() < SCHEMA_VERSION:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")  # another process may be at it
+                for statement in ";".join(_STEPS[self._version() :]).split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return self._version()
+
+    def _version(self) -> int:
+        with closing(self._db.execute("PRAGMA user_version")) as found:
+            version: int = found.fetchone()[0]
         return version
 
     def close(self) -> None:
@@ -176,21 +213,45 @@ class Ledger:
                 ],
             )
 
-    def end(self, trial: str, wall_s: float, error: str | None = None) -> None:
-        """Mark a trial as done, or as failed where there is an error."""
+    def end(
+        self, trial: str, wall_s: float, error: str | None = None, own: OwnWork | None = None
+    ) -> None:
+        """Mark a trial as done, or as failed where there is an error, with its own work."""
         state = "done" if error is None else "failed"
+        own = own or OwnWork()
+        findings = json.dumps(own.findings, allow_nan=False)
         with self._db:
             self._db.execute(
-                "UPDATE trials SET state = ?, wall_s = ?, error = ? WHERE id = ?",
-                (state, wall_s, error, trial),
+                "UPDATE trials SET state = ?, wall_s = ?, error = ?, images_forward = ?, "
+                "images_backward = ?, findings = ? WHERE id = ?",
+                (state, wall_s, error, own.images_forward, own.images_backward, findings, trial),
+            )
+
+    def scores(self, signature: str) -> Scores | None:
+        """Return the sensitivity scores of a signature, if there are any."""
+        row = self._db.execute(
+            "SELECT scores FROM scores WHERE signature = ?", (signature,)
+        ).fetchone()
+        return None if row is None else Scores.from_dict(json.loads(row[0]))
+
+    def put_scores(self, scores: Scores) -> None:
+        """Keep sensitivity scores, in place of earlier ones of the same signature."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO scores (signature, kind, scores) VALUES (?, ?, ?)",
+                (scores.signature, scores.kind, json.dumps(scores.to_dict(), allow_nan=False)),
             )
 
     def trials(self) -> list[TrialRow]:
         """Return the trials in the order they were planned."""
         rows = self._db.execute(
-            "SELECT id, strategy, budget, seed, state, wall_s, error FROM trials ORDER BY position"
+            "SELECT id, strategy, budget, seed, state, wall_s, error, "
+            "images_forward, images_backward, findings FROM trials ORDER BY position"
         )
-        return [TrialRow(*row) for row in rows]
+        return [
+            replace(TrialRow(*row), own=OwnWork(forward, backward, json.loads(findings)))
+            for *row, forward, backward, findings in rows
+        ]
 
     def history(self, trial: str) -> list[Measurement]:
         """Return what a trial was answered, in the order it asked, the failed ones too."""

@@ -23,6 +23,9 @@ STUDY_RUN_TAG = "bitfront.study_run"
 """The identifier of the study run that a finalist or reference belongs to."""
 
 _SECTION = "fronts"
+_SCATTERS = {"energy_vs_w8a8": "accuracy-energy", "size_bytes": "accuracy-size"}
+"""The costs every page shows accuracy against, and what their charts are called."""
+
 _CARD_HEIGHT_PX = 420
 _COLUMNS = (
     "params.`strategy`",
@@ -54,19 +57,23 @@ def finalists_filter(study_run_id: str) -> str:
     return f"tags.`{ROLE_TAG}` = 'finalist' AND tags.`{STUDY_RUN_TAG}` = '{study_run_id}'"
 
 
-def pareto_view(study_run_id: str, *, finalists: int) -> str:
+def pareto_view(study_run_id: str, *, finalists: int, cost: str = "energy_vs_w8a8") -> str:
     """Return the preset page as the JSON that MLflow expects in `VIEW_TAG`.
 
-    The page opens on the scatter of accuracy against energy, followed by accuracy against size and
-    by parallel coordinates, and shows the finalists of one run of the study only.
+    The page opens on the scatter of accuracy against the study's cost, followed by accuracy against
+    energy and size and by parallel coordinates, and shows the finalists of one run of the study
+    only.
 
     Args:
         study_run_id: The run whose finalists are shown.
         finalists: How many there are; a chart shows only as many runs as it is told to.
+        cost: The metric that the study trades accuracy for.
     """
     cards = [
-        _scatter("accuracy-energy", "energy_vs_w8a8", finalists),
-        _scatter("accuracy-size", "size_bytes", finalists),
+        *(
+            _scatter(_SCATTERS.get(metric, "accuracy-cost"), metric, finalists)
+            for metric in dict.fromkeys((cost, *_SCATTERS))
+        ),
         _card(
             "parallel",
             "PARALLEL",
@@ -83,10 +90,10 @@ def pareto_view(study_run_id: str, *, finalists: int) -> str:
     ]
     view = {
         "searchFilter": finalists_filter(study_run_id),
-        "orderByKey": "metrics.`energy_vs_w8a8`",
+        "orderByKey": f"metrics.`{cost}`",
         "orderByAsc": True,
         "runsHiddenMode": "SHOW_ALL",
-        "selectedColumns": list(_COLUMNS),
+        "selectedColumns": list(dict.fromkeys((*_COLUMNS, f"metrics.`{cost}`"))),
         "compareRunCharts": cards,
         "compareRunSections": [
             _section(_SECTION, "Pareto fronts", columns=1, cardHeight=_CARD_HEIGHT_PX),

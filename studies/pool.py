@@ -12,9 +12,9 @@ from typing import Protocol
 
 from ..models.engine import EngineWarning
 from ..models.threads import fixed_threads
-from ..spaces import Measurement
+from ..spaces import Measurement, Scores
 from .evaluation import Worker
-from .ledger import TrialRow
+from .ledger import OwnWork, TrialRow
 from .progress import ProgressCallback
 from .record import Books, Record
 from .requests import Request
@@ -38,6 +38,10 @@ class Pool(TrialDesk, Protocol):
 
     def trials(self) -> list[TrialRow]:
         """Return how the trials went, in order."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return what users should know of how was measured, each sentence once."""
         ...
 
 
@@ -69,10 +73,18 @@ class LocalPool:
         """Note that a trial starts."""
         self._record.begin(trial)
 
-    def end(self, trial: str, wall_s: float, error: str | None) -> None:
-        """Note that a trial has ended, and the error if it failed."""
-        self._record.end(trial, wall_s, error)
+    def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
+        """Note that a trial has ended, the error if it failed, and what it did by itself."""
+        self._record.end(trial, wall_s, error, own)
         self._tell()
+
+    def scores(self, signature: str) -> Scores | None:
+        """Return the sensitivity scores of a signature, if there are any."""
+        return self._record.scores(signature)
+
+    def put_scores(self, scores: Scores) -> None:
+        """Keep sensitivity scores."""
+        self._record.put_scores(scores)
 
     def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
         """Answer requests in order, charged to a trial unless that is None."""
@@ -105,6 +117,10 @@ class LocalPool:
     def trials(self) -> list[TrialRow]:
         """Return how the trials went, in order."""
         return self._record.trials()
+
+    def notes(self) -> list[str]:
+        """Return what users should know of how was measured, each sentence once."""
+        return [] if self._worker is None else list(self._worker.notes)
 
     def _measure(self, request: Request) -> Measurement:
         if self._worker is None:

@@ -24,10 +24,10 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..spaces import Measurement, StudyError
+from ..spaces import Measurement, Scores, StudyError
 from .cluster import connected
 from .dispatch import MAX_ATTEMPTS, Dispatcher, WorkerLostError
-from .ledger import TrialRow
+from .ledger import OwnWork, TrialRow
 from .progress import ProgressCallback, ProgressEvent
 from .record import Books, Record
 from .requests import Request, failed
@@ -154,7 +154,7 @@ class _Coordinator:
     def __init__(
         self, books: Books, workload: list[Any], workers: int, threads: int, gpus: float
     ) -> None:
-        energy = books.energy
+        energy = books.pricing.energy
         self._record = Record(books)
         self._notes: dict[str, None] = {}
         # Ray sets OMP_NUM_THREADS to the CPUs of an actor. Workers are bound to no cores: two that
@@ -212,9 +212,17 @@ class _Coordinator:
         """Note that a trial starts, for the first time or over again."""
         self._record.begin(trial)
 
-    async def end(self, trial: str, wall_s: float, error: str | None) -> None:
-        """Note that a trial has ended, and the error if it failed."""
-        self._record.end(trial, wall_s, error)
+    async def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
+        """Note that a trial has ended, the error if it failed, and what it did by itself."""
+        self._record.end(trial, wall_s, error, own)
+
+    async def scores(self, signature: str) -> Scores | None:
+        """Return the sensitivity scores of a signature, if there are any."""
+        return self._record.scores(signature)
+
+    async def put_scores(self, scores: Scores) -> None:
+        """Keep sensitivity scores."""
+        self._record.put_scores(scores)
 
     async def progress(self) -> ProgressEvent:
         """Return where the search stands."""
@@ -248,9 +256,18 @@ class RemoteDesk:
         answers: list[Measurement] = _get(self.coordinator.evaluate.remote(list(requests), trial))
         return answers
 
-    def end(self, trial: str, wall_s: float, error: str | None) -> None:
-        """Note that a trial has ended, and the error if it failed."""
-        _get(self.coordinator.end.remote(trial, wall_s, error))
+    def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
+        """Note that a trial has ended, the error if it failed, and what it did by itself."""
+        _get(self.coordinator.end.remote(trial, wall_s, error, own))
+
+    def scores(self, signature: str) -> Scores | None:
+        """Return the sensitivity scores of a signature, if there are any."""
+        found: Scores | None = _get(self.coordinator.scores.remote(signature))
+        return found
+
+    def put_scores(self, scores: Scores) -> None:
+        """Keep sensitivity scores."""
+        _get(self.coordinator.put_scores.remote(scores))
 
 
 @dataclass(frozen=True)
@@ -317,7 +334,7 @@ class RayPool(RemoteDesk):
         """Warn of what workers have noted since the last time."""
         from ..models.engine import EngineWarning
 
-        for note in _get(self.coordinator.notes.remote()):
+        for note in self.notes():
             if note not in self.warned:
                 self.warned.add(note)
                 warnings.warn(note, EngineWarning, stacklevel=2)
@@ -337,7 +354,7 @@ class RayPool(RemoteDesk):
         )
         for row in self.trials():
             if row.state not in ("done", "failed"):
-                self.end(row.id, row.wall_s, f"its process died: {died}")
+                self.end(row.id, row.wall_s, f"its process died: {died}", OwnWork())
         self._look()
 
     def history(self, trial: str) -> list[Measurement]:
@@ -349,6 +366,11 @@ class RayPool(RemoteDesk):
         """Return how the trials went, in order."""
         rows: list[TrialRow] = _get(self.coordinator.trials.remote())
         return rows
+
+    def notes(self) -> list[str]:
+        """Return what users should know of how was measured, each sentence once."""
+        said: list[str] = _get(self.coordinator.notes.remote())
+        return said
 
     def _look(self) -> None:
         if self.progress is not None:

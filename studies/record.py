@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..energy import EnergyModel
-from ..spaces import Measurement, Objective
-from .ledger import Ledger, TrialRow
+from ..searchers import Pricing
+from ..spaces import Measurement, Objective, Scores
+from .ledger import Ledger, OwnWork, TrialRow
 from .progress import ProgressEvent
 from .requests import Request, priced
 from .scoreboard import Scoreboard
@@ -22,14 +22,14 @@ class Books:
     Attributes:
         folder: The study's folder.
         workload: Digest of what is measured.
-        energy: Prices allocations, also those an earlier run measured under another table.
+        pricing: What allocations cost, also those an earlier run measured under another table.
         trials: What is going to run.
         objectives: What is compared.
     """
 
     folder: Path
     workload: str
-    energy: EnergyModel
+    pricing: Pricing
     trials: tuple[Trial, ...]
     objectives: tuple[Objective, ...]
 
@@ -48,8 +48,8 @@ class Record:
         self._ledger = Ledger(books.folder / LEDGER_FILE)
         self._ledger.plan([trial.row() for trial in books.trials])
         self._workload = books.workload
-        self._energy = books.energy
-        self._scoreboard = Scoreboard(books.trials, books.objectives)
+        self._energy = books.pricing.energy
+        self._scoreboard = Scoreboard(books.trials, books.objectives, books.pricing)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -60,9 +60,9 @@ class Record:
         self._ledger.begin(trial)
         self._scoreboard.begin(trial)
 
-    def end(self, trial: str, wall_s: float, error: str | None) -> None:
-        """Note that a trial has ended, and the error if it failed."""
-        self._ledger.end(trial, wall_s, error)
+    def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
+        """Note that a trial has ended, the error if it failed, and what it did by itself."""
+        self._ledger.end(trial, wall_s, error, own)
         self._scoreboard.end(trial, error)
 
     def charge(self, trial: str, requests: Sequence[Request]) -> None:
@@ -82,6 +82,14 @@ class Record:
     def add(self, measurement: Measurement) -> None:
         """Take down a new measurement."""
         self._ledger.put(self._workload, [measurement])
+
+    def scores(self, signature: str) -> Scores | None:
+        """Return the sensitivity scores of a signature, if there are any."""
+        return self._ledger.scores(signature)
+
+    def put_scores(self, scores: Scores) -> None:
+        """Keep sensitivity scores."""
+        self._ledger.put_scores(scores)
 
     def answered(self, trial: str, measurement: Measurement) -> None:
         """Count an answer that a trial gets."""

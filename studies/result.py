@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ..spaces import Measurement, StudyError
+from ..spaces import OBJECTIVES, Measurement, Objective, StudyError
+from .findings import Pair
 
 RESULT_FILE = "result.json"
-FORMAT = 1
-"""Version of the file's layout; a reader refuses what is newer than itself."""
+FORMAT = 2
+"""Version of the file's layout: 2 has findings and predictions of trials, which are empty in 1; a
+reader refuses what is newer than itself."""
 
 TrialStatus = Literal["done", "failed"]
 
@@ -63,11 +65,15 @@ class TrialRecord:
         seed: Its seed.
         budget: Label of its budget.
         evaluations: Evaluations it was charged for, repeated ones included.
-        images_forward: Images those evaluations ran on.
+        images_forward: Images those evaluations ran on, and those the strategy passed through the
+            network itself.
         wall_s: Seconds from its start to its end.
         status: ``failed`` if the strategy raised; what it had measured by then still counts.
         error: What it raised; None if it ended normally.
-        images_backward: Images it trained on.
+        images_backward: Images it passed backward.
+        findings: What the strategy reported beside its front, plain values by name.
+        predictions: What it predicted of the allocations it measured, each with the loss that was
+            measured on the search split, in nats.
     """
 
     strategy: str
@@ -79,15 +85,18 @@ class TrialRecord:
     status: TrialStatus = "done"
     error: str | None = None
     images_backward: int = 0
+    findings: Mapping[str, Any] = field(default_factory=dict)
+    predictions: tuple[Pair, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "predictions": [list(pair) for pair in self.predictions]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialRecord":
         """Build a record from what `to_dict` returns."""
-        return cls(**values)
+        pairs = tuple((float(p), float(m)) for p, m in values.get("predictions", ()))
+        return cls(**{**values, "predictions": pairs})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,14 @@ class StudyResult:
     def front(self) -> tuple[Point, ...]:
         """The finalists no other dominates on the test split, cheapest first."""
         chosen = (point for point in self.points if point.on_front)
-        return tuple(sorted(chosen, key=lambda point: point.test.energy_vs_w8a8))
+        return tuple(sorted(chosen, key=lambda point: self.cost.of(point.test)))
+
+    @property
+    def cost(self) -> Objective:
+        """What is shown against accuracy: the study's first objective that is a cost, or energy."""
+        named = self.spec.get("objectives") or ()
+        costs = (name for name in named if name in OBJECTIVES and name not in ("accuracy", "loss"))
+        return OBJECTIVES[next(costs, "energy")]
 
     @property
     def failed_trials(self) -> tuple[TrialRecord, ...]:
@@ -153,9 +169,9 @@ class StudyResult:
             StudyError: If it was written by a newer version.
         """
         known = {**values}
-        if (version := known.pop("format", None)) != FORMAT:
+        if (version := known.pop("format", None)) not in range(1, FORMAT + 1):
             raise StudyError(
-                f"the result has format {version!r} and this version of bitfront reads format "
+                f"the result has format {version!r} and this version of bitfront reads format 1 to "
                 f"{FORMAT}; read it with the version that wrote it, or run the study again"
             )
         for name in _MEASUREMENTS:

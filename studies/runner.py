@@ -13,7 +13,7 @@ import yaml
 
 from .. import __version__
 from ..energy import load_table, score_under
-from ..searchers.budget import respects
+from ..searchers import Pricing
 from ..spaces import (
     BitAllocation,
     EnergyTableError,
@@ -26,6 +26,8 @@ from ..spaces import (
     pareto_front,
 )
 from .cluster import require_listening
+from .findings import predictions
+from .ledger import TrialRow
 from .progress import Phase, ProgressCallback, ProgressEvent
 from .record import LEDGER_FILE, Books
 from .requests import Request
@@ -99,24 +101,13 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
     with redirect_stdout(sys.stderr), _pool(spec, prepared, trials, progress) as pool:
         baselines = _measure_baselines(prepared, pool, progress)
         workload = prepared.workload
-        ground = Ground(prepared.space, workload.energy, spec.compared, baselines.float_search)
+        ground = Ground(prepared.space, prepared.pricing, spec.compared, baselines.float_search)
         pool.run(trials, ground)
         histories = {trial.id: pool.history(trial.id) for trial in trials}
-        records = [
-            TrialRecord(
-                row.strategy,
-                row.seed,
-                row.budget,
-                evaluations=len(histories[row.id]),
-                images_forward=sum(m.samples for m in histories[row.id]),
-                wall_s=row.wall_s,
-                status="done" if row.state == "done" else "failed",
-                error=row.error,
-            )
-            for row in pool.trials()
-        ]
-        finalists, notes = _finalists(trials, histories, spec.compared)
+        records = [_record(row, histories[row.id]) for row in pool.trials()]
+        finalists, notes = _finalists(trials, histories, spec.compared, prepared.pricing)
         tested = _measure_finalists(finalists, pool, progress)
+        measuring_notes = pool.notes()
     points = _points(finalists, tested, spec.compared)
     agreement, more_notes = _table_agreement(spec, prepared, points)
     result = StudyResult(
@@ -131,7 +122,7 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
         space_size=prepared.space.size,
         table_agreement=agreement,
         versions=_versions(),
-        notes=(*prepared.notes, *baselines.notes, *notes, *more_notes),
+        notes=(*prepared.notes, *measuring_notes, *baselines.notes, *notes, *more_notes),
     )
     result.save(spec.folder)
     return result
@@ -172,7 +163,7 @@ def _pool(
 ) -> "AbstractContextManager[Pool]":
     """Open the pool that the study asks for; Ray is loaded only if it does."""
     execution, workload = spec.execution, prepared.workload
-    books = Books(spec.folder, workload.digest, workload.energy, tuple(trials), spec.compared)
+    books = Books(spec.folder, workload.digest, prepared.pricing, tuple(trials), spec.compared)
     threads = execution.threads_per_worker
     if execution.workers == 0:
         from .pool import local_pool
@@ -225,16 +216,35 @@ def _accuracy_on_all(*float_splits: Measurement) -> str:
     )
 
 
+def _record(row: TrialRow, history: Sequence[Measurement]) -> TrialRecord:
+    """Return how a trial went, given what it was answered."""
+    return TrialRecord(
+        row.strategy,
+        row.seed,
+        row.budget,
+        evaluations=len(history),
+        images_forward=sum(m.samples for m in history) + row.own.images_forward,
+        wall_s=row.wall_s,
+        status="done" if row.state == "done" else "failed",
+        error=row.error,
+        images_backward=row.own.images_backward,
+        findings=row.own.findings,
+        predictions=predictions(row.own.findings, history),
+    )
+
+
 def _finalists(
     trials: Iterable[Trial],
     histories: Mapping[str, Sequence[Measurement]],
     objectives: Sequence[Objective],
+    pricing: Pricing,
 ) -> tuple[list[_Finalist], list[str]]:
     """Return each trial's front on the search split, and a note on every trial without one."""
     finalists, notes = [], []
     for trial in trials:
         whole = [m for m in histories[trial.id] if m.fidelity == 1.0]
-        front = pareto_front([m for m in whole if respects(m, trial.budget.limits)], objectives)
+        limits = trial.budget.limits
+        front = pareto_front([m for m in whole if pricing.allows(m.allocation, limits)], objectives)
         if not front:
             asked = len(histories[trial.id])
             notes.append(

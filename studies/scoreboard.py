@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from ..searchers.budget import respects
+from ..searchers import Pricing
 from ..spaces import (
     Measurement,
     Objective,
@@ -23,11 +23,15 @@ class Scoreboard:
     Args:
         trials: What is going to run.
         objectives: What the front trades off.
+        pricing: What allocations cost.
     """
 
-    def __init__(self, trials: Sequence[Trial], objectives: Sequence[Objective]) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], objectives: Sequence[Objective], pricing: Pricing
+    ) -> None:
         self._trials: Mapping[str, Trial] = {trial.id: trial for trial in trials}
         self._objectives = tuple(objectives)
+        self._pricing = pricing
         self._done = dict.fromkeys(self._trials, 0)
         self._ended: set[str] = set()
         self._front: list[Measurement] = []
@@ -45,7 +49,8 @@ class Scoreboard:
         self._last = self._trials[trial].title
         if measurement.failed or measurement.fidelity < 1.0:
             return
-        if respects(measurement, self._trials[trial].budget.limits):
+        limits = self._trials[trial].budget.limits
+        if self._pricing.allows(measurement.allocation, limits):
             self._best = max(self._best or 0.0, measurement.accuracy)
             self._front = pareto_front([*self._front, measurement], self._objectives)
 

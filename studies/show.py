@@ -13,8 +13,18 @@ from ..spaces import Measurement, StudyError
 from . import OUTPUT
 from .palette import styles
 from .result import RESULT_FILE, Point, StudyResult
+from .show_trials import trial_parts
 from .spec import find_study
 from .yaml_lines import read_yaml
+
+COST_WORDS = {
+    "energy": "energy relative to uniform 8 bit",
+    "size": "size in bytes",
+    "bops": "bit operations",
+    "mean_weight_bits": "mean bits per weight",
+    "mean_activation_bits": "mean bits per activation",
+}
+"""What a cost is called under the picture."""
 
 _WIDTH, _HEIGHT = 64, 14
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -85,7 +95,7 @@ def _finite(value: Any) -> Any:
 
 
 def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
-    """Return the front as a picture and a table, with the baselines and the trials that failed.
+    """Return the front as a picture and a table, with the baselines and what each trial cost.
 
     Args:
         result: The study.
@@ -98,10 +108,7 @@ def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
         style="bold",
     )
     parts: list[RenderableType] = [_picture(result), heading, _table(result, points)]
-    parts += [
-        Text(f"{trial.strategy}, seed {trial.seed} failed: {trial.error}", style="red")
-        for trial in result.failed_trials
-    ]
+    parts += [Text(), *trial_parts(result)]
     parts += [Text(note, style="dim") for note in result.notes]
     return Group(*parts)
 
@@ -115,7 +122,7 @@ def _table(result: StudyResult, points: Sequence[Point]) -> Table:
     colours = styles(point.strategy for point in result.points)
     found: dict[tuple[float, str, str], list[Point]] = {}
     for point in points:
-        key = (point.test.energy_vs_w8a8, point.strategy, point.test.allocation.key)
+        key = (result.cost.of(point.test), point.strategy, point.test.allocation.key)
         found.setdefault(key, []).append(point)
     for (_, strategy, _), same in sorted(found.items()):
         seeds = ",".join(map(str, sorted({point.seed for point in same})))
@@ -146,7 +153,8 @@ def _picture(result: StudyResult) -> Text:
     points = [point for point in result.points if not point.test.failed]
     if not points:
         return Text("no finalist could be measured", style="red")
-    columns = _cells_along([p.test.energy_vs_w8a8 for p in points], _WIDTH)
+    costs = [result.cost.of(point.test) for point in points]
+    columns = _cells_along(costs, _WIDTH)
     rows = _cells_along([p.test.accuracy for p in points], _HEIGHT)
     drawn = styles(point.strategy for point in points)
     letters = dict(zip(drawn, _LETTERS * (len(drawn) // len(_LETTERS) + 1), strict=False))
@@ -168,13 +176,18 @@ def _picture(result: StudyResult) -> Text:
             colour = drawn[found.strategy].colour
             text.append(letter.upper() if found.on_front else letter, style=colour)
         text.append("\n")
-    low, high = (f(p.test.energy_vs_w8a8 for p in points) for f in (min, max))
-    gap = " " * (_WIDTH - 10)
-    text.append(f"{'':>6} └{'─' * _WIDTH}\n{'':>8}{low:<5.3f}{gap}{high:>5.3f}\n")
-    text.append(f"{'':>8}energy relative to uniform 8 bit; capitals are on the front\n{'':>8}")
+    low, high = (_cost_text(f(costs)) for f in (min, max))
+    gap = " " * (_WIDTH - len(low) - len(high))
+    text.append(f"{'':>6} └{'─' * _WIDTH}\n{'':>8}{low}{gap}{high}\n")
+    text.append(f"{'':>8}{COST_WORDS[result.cost.name]}; capitals are on the front\n{'':>8}")
     for label, style in drawn.items():
         text.append(f"{letters[label]} {label}  ", style=style.colour)
     return text.append("\n")
+
+
+def _cost_text(cost: float) -> str:
+    """Write a cost as it stands under the picture: a share or a mean width, or a large count."""
+    return f"{cost:.3f}" if cost < 1000 else f"{cost:.4g}"
 
 
 def _cells_along(values: Sequence[float], cells: int) -> list[int]:

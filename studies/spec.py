@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from ..energy import load_table
 from ..models.config import DataConfig, QuantizerConfig
 from ..models.locate import data_folder
 from ..searchers import Budget
@@ -151,7 +152,26 @@ class StudySpec(Section):
         except ValidationError as error:
             raise InvalidStudyError(faults_of(error, document, cls)) from None
         spec._document = document
+        spec._check_limits()
         return spec
+
+    def _check_limits(self) -> None:
+        """Check that every table a limit names is one of the study's.
+
+        Raises:
+            InvalidStudyError: With the place of the limit.
+        """
+        tables = [load_table(name).id for name in (self.energy.table, *self.energy.also)]
+        for index, budget in enumerate(self.budgets):
+            for name in budget.limits:
+                _, colon, table = name.partition(":")
+                if colon and table not in tables:
+                    with self.at("budgets", index, "limits", name):
+                        raise StudyError(
+                            f"the study has no table {table!r}, only "
+                            f"{', '.join(map(repr, tables))}: name one of these, or add it to "
+                            f"energy.also"
+                        )
 
     @contextmanager
     def at(self, *place: str | int) -> Iterator[None]:

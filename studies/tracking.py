@@ -9,13 +9,14 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..spaces import METRICS, Measurement
 from .figures import write_figures
+from .findings import agreement
 from .mlflow_store import (
     artifact_root,
     connect,
@@ -31,12 +32,13 @@ from .mlflow_views import (
     view_fragment,
 )
 from .palette import styles
-from .result import Point, StudyResult
+from .result import Point, StudyResult, TrialRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EVALUATIONS_FILE = "evaluations.json"
+FINDINGS_FILE = "findings.json"
 FIGURE_FOLDER = "figures"
 _REFERENCE_COLOUR = "#000000"
 
@@ -97,7 +99,9 @@ def log_study(
         for point, colour in _coloured(result):
             _log_finalist(runs, point, colour, study_run_id)
         client.set_experiment_tag(
-            runs.experiment_id, VIEW_TAG, pareto_view(study_run_id, finalists=len(result.points))
+            runs.experiment_id,
+            VIEW_TAG,
+            pareto_view(study_run_id, finalists=len(result.points), cost=result.cost.attribute),
         )
     return TrackedStudy(resolved, name, runs.experiment_id, study_run_id)
 
@@ -222,6 +226,8 @@ def _log_study_run(
     log_text = runs.client.log_text
     log_text(run_id, yaml.safe_dump(dict(result.spec), sort_keys=False), "study.yaml")
     log_text(run_id, json.dumps(result.to_dict(), indent=1), "result.json")
+    if findings := findings_rows(result.trials):
+        log_text(run_id, json.dumps(findings, indent=1), FINDINGS_FILE)
     for path in figures:
         runs.client.log_artifact(run_id, str(path), FIGURE_FOLDER)
     if evaluations:
@@ -229,6 +235,29 @@ def _log_study_run(
         runs.client.log_table(run_id, table, EVALUATIONS_FILE)
     runs.finish(run_id)
     return run_id
+
+
+def findings_rows(trials: Iterable[TrialRecord]) -> list[dict[str, object]]:
+    """Return what the strategies reported, a row of plain values for each trial that did.
+
+    ``predictions`` has pairs of a predicted value and the loss measured on the search split, and
+    ``agreement`` how far they agree; null where nothing can be said.
+    """
+    rows: list[dict[str, object]] = []
+    for trial in trials:
+        if trial.findings:
+            found = agreement(trial.predictions)
+            rows.append(
+                {
+                    "strategy": trial.strategy,
+                    "seed": trial.seed,
+                    "budget": trial.budget,
+                    "findings": dict(trial.findings),
+                    "predictions": [list(pair) for pair in trial.predictions],
+                    "agreement": None if found is None else asdict(found),
+                }
+            )
+    return rows
 
 
 def _coloured(result: StudyResult) -> Iterable[tuple[Point, str]]:

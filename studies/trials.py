@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..energy import EnergyModel
-from ..searchers import Budget, Evaluator, ModelSource, Problem
+from ..searchers import Budget, Evaluator, ModelSource, Pricing, Problem
 from ..searchers.budget import limit_text
-from ..spaces import BitAllocation, BitSpace, Measurement, Objective
-from .ledger import TrialRow
+from ..spaces import BitAllocation, BitSpace, Measurement, Objective, Scores
+from .findings import plain
+from .ledger import OwnWork, TrialRow
 from .requests import Request
 from .sections import StrategySpec
 from .spec import StudySpec
@@ -70,7 +70,10 @@ def budget_label(budget: Budget) -> str:
 
 
 class TrialDesk(Protocol):
-    """Where a trial brings its questions: it answers, charges and records."""
+    """Where a trial brings its questions: it answers, charges and records.
+
+    It keeps sensitivity scores, too, which all trials of a study share.
+    """
 
     def begin(self, trial: str) -> None:
         """Note that a trial starts, for the first time or over again."""
@@ -79,8 +82,30 @@ class TrialDesk(Protocol):
         """Answer requests in order, charged to a trial unless that is None."""
         ...
 
-    def end(self, trial: str, wall_s: float, error: str | None) -> None:
-        """Note that a trial has ended, and the error if it failed."""
+    def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
+        """Note that a trial has ended, the error if it failed, and what it did by itself."""
+
+    def scores(self, signature: str) -> Scores | None:
+        """Return the sensitivity scores of a signature, if there are any."""
+        ...
+
+    def put_scores(self, scores: Scores) -> None:
+        """Keep sensitivity scores."""
+
+
+@dataclass(frozen=True)
+class DeskScores:
+    """The scores of a study as a strategy's problem reaches them."""
+
+    desk: TrialDesk
+
+    def get(self, signature: str) -> Scores | None:
+        """Return the scores of that signature, if there are any."""
+        return self.desk.scores(signature)
+
+    def put(self, scores: Scores) -> None:
+        """Keep scores under their signature."""
+        self.desk.put_scores(scores)
 
 
 @dataclass(frozen=True)
@@ -89,21 +114,23 @@ class Ground:
 
     Attributes:
         space: Which allocations there are.
-        energy: Prices them.
+        pricing: What they cost.
         objectives: What is compared.
         baseline: The float network on the search split.
     """
 
     space: BitSpace
-    energy: EnergyModel
+    pricing: Pricing
     objectives: tuple[Objective, ...]
     baseline: Measurement
 
-    def problem(self, trial: Trial, evaluator: Evaluator, model: ModelSource | None) -> Problem:
+    def problem(
+        self, trial: Trial, evaluator: Evaluator, model: ModelSource | None, desk: TrialDesk
+    ) -> Problem:
         """Return the problem a trial is to solve."""
         return Problem(
             self.space,
-            self.energy,
+            self.pricing.energy,
             evaluator,
             trial.budget,
             seed=trial.seed,
@@ -111,6 +138,8 @@ class Ground:
             objectives=self.objectives,
             baseline=self.baseline,
             model=model,
+            tables=self.pricing.tables,
+            score_store=DeskScores(desk),
         )
 
 
@@ -131,9 +160,11 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
     ) -> list[Measurement]:
         return desk.evaluate([Request(a, "search", fidelity) for a in allocations], trial.id)
 
+    problem = ground.problem(trial, evaluator, model, desk)
     error = None
     try:
-        trial.strategy.build().run(ground.problem(trial, evaluator, model))
+        trial.strategy.build().run(problem)
     except (Exception, SystemExit) as raised:  # a stranger's code may raise anything
         error = f"{type(raised).__name__}: {raised}"
-    desk.end(trial.id, time.monotonic() - started, error)
+    own = OwnWork(problem.images_forward, problem.images_backward, plain(problem.findings))
+    desk.end(trial.id, time.monotonic() - started, error, own)

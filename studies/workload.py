@@ -28,13 +28,14 @@ from ..models.quantized import QuantizedModel
 from ..models.splits import Splits
 from ..models.train import TrainProgress, trained_model
 from ..models.zoo import build_model
+from ..searchers import Pricing
 from ..spaces import BitSpace, Layer, Split
 from .checks import price_space
 from .progress import ProgressCallback, ProgressEvent
 from .sections import EngineKind, ModelSpec
 from .spec import StudySpec
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 """Part of every workload's digest: raise it when the same request gets other numbers than before,
 so that nothing measured by older code is taken for new."""
 
@@ -167,12 +168,14 @@ class Prepared:
     Attributes:
         workload: What is measured.
         space: Which allocations there are.
+        pricing: What they cost.
         one_part: Whether all splits were drawn from one set of images.
         notes: What a reader of the results should know of the data.
     """
 
     workload: Workload
     space: BitSpace
+    pricing: Pricing
     one_part: bool
     notes: tuple[str, ...]
 
@@ -200,19 +203,19 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         )
         model = architecture.build()
         layers = profile(model, splits.input_shape)
-    space, energy = price_space(spec, layers)
+    space, pricing = price_space(spec, layers)
     with spec.at("model"):
         model = _with_weights(model, spec.model, splits, tell)
     workload = Workload.of(
         model,
         architecture,
         splits,
-        energy,
+        pricing.energy,
         quantizer=spec.quantizer,
         batch_size=spec.execution.batch_size,
         engine=spec.execution.engine,
     )
-    return Prepared(workload, space, splits.indices.one_part, splits.notes)
+    return Prepared(workload, space, pricing, splits.indices.one_part, splits.notes)
 
 
 def _with_weights(

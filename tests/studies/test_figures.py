@@ -23,8 +23,8 @@ def test_curve_is_best_accuracy_at_or_below_each_energy(synthetic_result):
     assert [curve.strategy for curve in drawn] == ["percentile", "random", "uniform"]
     for curve in drawn:
         assert len(curve.points) == 10
-        assert np.all(np.diff(curve.energy) >= 0)
-        for energy, best in zip(curve.energy, curve.best, strict=True):
+        assert np.all(np.diff(curve.cost) >= 0)
+        for energy, best in zip(curve.cost, curve.best, strict=True):
             below = [
                 100 * point.test.accuracy
                 for point in synthetic_result.points

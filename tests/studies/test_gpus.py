@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from bitfront.searchers import Budget
+from bitfront.searchers import Budget, Pricing
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace, StudyError
 from bitfront.studies.record import Books
 from bitfront.studies.requests import Request
@@ -34,7 +34,7 @@ def open_pool(one_gpu, tiny_workload, tmp_path):
     from bitfront.studies.ray_pool import ray_pool
 
     workload = replace(tiny_workload, engine="reference")
-    books = Books(tmp_path, workload.digest, workload.energy, (TRIAL,), DEFAULT_OBJECTIVES)
+    books = Books(tmp_path, workload.digest, Pricing(workload.energy), (TRIAL,), DEFAULT_OBJECTIVES)
     return lambda gpus: ray_pool(workload, books, workers=2, threads=1, gpus=gpus)
 
 

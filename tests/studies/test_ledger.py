@@ -1,15 +1,21 @@
 import sqlite3
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from bitfront.energy import EnergyModel, load_table
-from bitfront.spaces import BitAllocation, Layer, StudyError
-from bitfront.studies.ledger import SCHEMA_VERSION, Ledger, TrialRow
+from bitfront.spaces import BitAllocation, Layer, Scores, StudyError
+from bitfront.studies.ledger import SCHEMA_VERSION, Ledger, OwnWork, TrialRow
 from bitfront.studies.requests import Request, failed, measured
 
 LAYERS = (Layer("fc", "linear", 10, 10, 0, 5, 2, 5, 2),)
 ENERGY = EnergyModel(load_table("horowitz-45nm"), LAYERS)
+
+
+VALUES = np.full((1, 2, 33), np.nan)
+VALUES[0, :, [4, 8]] = [[1 / 3, 0.1], [1e-9, 0.0]]
+SCORES = Scores({"kind": "kl"}, "s", ("fc",), VALUES, images_forward=5, wall_s=0.25)
 
 
 def request(bits, **fields):
@@ -99,6 +105,35 @@ def test_trials_are_told_in_the_order_planned_with_how_they_went(ledger):
     ]
 
 
+def test_a_trial_keeps_its_own_work_and_a_new_plan_forgets_it(ledger):
+    row = TrialRow("t", "ilp", "1 evaluations", 0)
+    ledger.plan([row])
+    own = OwnWork(640, 64, {"solver": [{"status": "optimal"}], "none": None})
+    ledger.end("t", 0.5, "ValueError: no", own)
+    assert ledger.trials() == [
+        replace(row, state="failed", wall_s=0.5, error="ValueError: no", own=own)
+    ]
+    ledger.plan([row])
+    assert ledger.trials() == [row]
+
+
+def test_scores_survive_bit_for_bit_and_later_ones_take_their_place(tmp_path):
+    first = Ledger(tmp_path / "ledger.sqlite")
+    assert first.scores("s") is None
+    first.put_scores(SCORES)
+    first.plan([])  # another run of the study
+    first.close()
+    second = Ledger(tmp_path / "ledger.sqlite")
+    found = second.scores("s")
+    assert (found.config, found.signature, found.layers) == ({"kind": "kl"}, "s", ("fc",))
+    np.testing.assert_array_equal(found.values, SCORES.values)
+    assert (found.images_forward, found.images_backward, found.wall_s) == (5, 0, 0.25)
+    assert second.scores("t") is None
+    second.put_scores(replace(SCORES, images_forward=6))
+    assert second.scores("s").images_forward == 6
+    second.close()
+
+
 def test_a_new_plan_keeps_evaluations_and_drops_old_trials(ledger):
     ledger.plan([TrialRow("old", "random", "30 evaluations", 0)])
     ledger.put("w", [answer(request(8))])
@@ -133,8 +168,81 @@ def test_a_newer_schema_is_refused(tmp_path):
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
-    with pytest.raises(StudyError, match=r"has version 2 and this bitfront knows up to 1"):
+    with pytest.raises(StudyError, match=r"has version 3 and this bitfront knows up to 2"):
         Ledger(path)
+
+
+VERSION_1 = """
+CREATE TABLE evaluations (
+    workload TEXT NOT NULL, allocation TEXT NOT NULL, split TEXT NOT NULL, fidelity REAL NOT NULL,
+    accuracy, accuracy_se, loss, energy_vs_w8a8, energy_vs_fp32, energy_pj, size_bytes, bops,
+    mean_weight_bits, mean_activation_bits, samples, wall_s, error,
+    measurement TEXT NOT NULL,
+    measured_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (workload, allocation, split, fidelity)
+);
+CREATE TABLE trials (
+    id TEXT PRIMARY KEY, position INTEGER NOT NULL,
+    strategy TEXT NOT NULL, budget TEXT NOT NULL, seed INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'planned', wall_s REAL NOT NULL DEFAULT 0, error TEXT
+);
+CREATE TABLE asks (
+    trial TEXT NOT NULL REFERENCES trials, position INTEGER NOT NULL,
+    workload TEXT NOT NULL, allocation TEXT NOT NULL, split TEXT NOT NULL, fidelity REAL NOT NULL,
+    PRIMARY KEY (trial, position)
+);
+INSERT INTO trials VALUES ('t', 0, 'random', '30 evaluations', 0, 'done', 1.5, NULL);
+INSERT INTO asks SELECT 't', 0, workload, allocation, split, fidelity FROM evaluations;
+PRAGMA user_version = 1;
+"""
+"""The tables as the first version made them, with a trial."""
+
+
+def test_a_ledger_of_version_1_is_upgraded_in_place_and_keeps_all(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    db = sqlite3.connect(path)
+    tables, values = VERSION_1.split("INSERT INTO trials")
+    db.executescript(tables)
+    db.close()
+    measured_then = Ledger(tmp_path / "now.sqlite")
+    measured_then.put("w", [answer(request(8))])
+    measured_then.close()
+    db = sqlite3.connect(path)
+    db.execute("ATTACH ? AS now", (str(tmp_path / "now.sqlite"),))
+    db.execute("INSERT INTO evaluations SELECT * FROM now.evaluations")
+    db.commit()
+    db.executescript("INSERT INTO trials" + values)
+    db.close()
+    for _ in range(2):  # the second opening finds nothing to do
+        upgraded = Ledger(path)
+        (row,) = upgraded.trials()
+        assert row == TrialRow("t", "random", "30 evaluations", 0, "done", 1.5)
+        assert upgraded.history("t") == [answer(request(8))]
+        upgraded.close()
+    upgraded = Ledger(path)
+    own = OwnWork(7, 3, {"a": [1]})
+    upgraded.end("t", 2.0, None, own)
+    upgraded.put_scores(SCORES)
+    assert upgraded.trials()[0].own == own
+    assert upgraded.scores("s").to_dict() == SCORES.to_dict()
+    upgraded.close()
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    db.close()
+
+
+def test_a_broken_upgrade_leaves_the_old_version(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1 + "CREATE TABLE scores (signature TEXT);")  # in the way
+    db.close()
+    with pytest.raises(StudyError, match="already exists"):
+        Ledger(path)
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    names = [name for _, name, *_ in db.execute("PRAGMA table_info(trials)")]
+    assert "findings" not in names
+    db.close()
 
 
 def test_another_file_is_refused(tmp_path):

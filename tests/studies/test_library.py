@@ -79,7 +79,7 @@ def test_space_and_prices_suit_the_network(study, files):
     model = build_model(
         spec.model.name, classes=classes, input_shape=input_shape, kwargs=spec.model.kwargs
     )
-    space, energy = price_space(spec, profile(model, input_shape))
+    space, pricing = price_space(spec, profile(model, input_shape))
     assert len(space.layers) == layers
     assert space.size > 10**5
-    assert energy.w8a8 < energy.fp32
+    assert pricing.energy.w8a8 < pricing.energy.fp32

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bitfront.searchers import Budget
+from bitfront.searchers import Budget, Pricing
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace
 from bitfront.studies.cluster import connected
 from bitfront.studies.record import Books
@@ -58,7 +58,7 @@ def test_a_node_that_leaves_takes_no_evaluation_with_it(cluster, workload, tmp_p
     nodes, second = cluster
     space, rng = BitSpace.build(workload.layers), np.random.default_rng(0)
     requests = [Request(space.sample(rng)) for _ in range(40)]
-    books = Books(tmp_path, workload.digest, workload.energy, (TRIAL,), DEFAULT_OBJECTIVES)
+    books = Books(tmp_path, workload.digest, Pricing(workload.energy), (TRIAL,), DEFAULT_OBJECTIVES)
     with (
         connected(nodes.address, cpus=2, store_bytes=STORE_BYTES),
         ray_pool(workload, books, workers=2, threads=1) as pool,

@@ -4,9 +4,9 @@ import pytest
 
 from bitfront.energy import EnergyModel, load_table
 from bitfront.models.engine import EngineWarning
-from bitfront.searchers import Budget
+from bitfront.searchers import Budget, Pricing
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation
-from bitfront.studies.ledger import Ledger
+from bitfront.studies.ledger import Ledger, OwnWork
 from bitfront.studies.pool import local_pool
 from bitfront.studies.record import LEDGER_FILE, Books
 from bitfront.studies.requests import Request
@@ -19,7 +19,9 @@ ONE, TWO = (Trial(StrategySpec(name="random"), Budget(9), seed) for seed in (0, 
 @pytest.fixture
 def open_pool(tiny_workload, tmp_path):
     def open_(workload=tiny_workload, **options):
-        books = Books(tmp_path, workload.digest, workload.energy, (ONE, TWO), DEFAULT_OBJECTIVES)
+        books = Books(
+            tmp_path, workload.digest, Pricing(workload.energy), (ONE, TWO), DEFAULT_OBJECTIVES
+        )
         return local_pool(workload, books, threads=1, **options)
 
     return open_
@@ -76,7 +78,7 @@ def test_progress_is_told_after_every_answer(open_pool, requests):
     events = []
     with open_pool(progress=events.append) as pool:
         pool.evaluate(requests, ONE.id)
-        pool.end(ONE.id, 0.1, None)
+        pool.end(ONE.id, 0.1, None, OwnWork())
     assert [(event.done, event.total) for event in events] == [(1, 18), (2, 18), (2, 11)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bitfront.searchers import Budget
+from bitfront.searchers import Budget, Pricing
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace, ModelError, StudyError
 from bitfront.studies.cluster import connected
 from bitfront.studies.record import Books
@@ -35,7 +35,9 @@ def open_pool(ray_started, tiny_workload, tmp_path):
     from bitfront.studies.ray_pool import ray_pool
 
     def open_(workload=tiny_workload, *, workers=2, **options):
-        books = Books(tmp_path, workload.digest, workload.energy, (TRIAL,), DEFAULT_OBJECTIVES)
+        books = Books(
+            tmp_path, workload.digest, Pricing(workload.energy), (TRIAL,), DEFAULT_OBJECTIVES
+        )
         return ray_pool(workload, books, workers=workers, **{"threads": 1, **options})
 
     return open_

@@ -27,6 +27,12 @@ def result():
         ),
         trials=(
             TrialRecord("random", 0, "30 evaluations", 30, 1500, 1.5),
+            TrialRecord(
+                *("ilp", 0, "30 evaluations", 2, 90, 0.5),
+                images_backward=30,
+                findings={"solver": [{"status": "optimal"}], "predicts": "kl"},
+                predictions=((1 / 3, 0.25), (0.5, 0.75)),
+            ),
             TrialRecord("broken", 0, "30 evaluations", 3, 150, 0.5, "failed", "ValueError: no"),
         ),
         float_search=measurement(32, 0.95, 8.0),
@@ -75,7 +81,7 @@ def test_a_failed_save_leaves_the_old_result(tmp_path):
         ("{", "is not a study's result"),
         ("[]", "is not a study's result"),
         ('{"format": 1}', "is not a study's result"),
-        ('{"format": 99}', "has format 99 and this version of bitfront reads format 1"),
+        ('{"format": 99}', "has format 99 and this version of bitfront reads format 1 to 2"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path, text, message):
@@ -83,6 +89,40 @@ def test_what_is_no_result_is_refused(tmp_path, text, message):
         (tmp_path / RESULT_FILE).write_text(text)
     with pytest.raises(StudyError, match=message):
         StudyResult.load(tmp_path)
+
+
+def test_a_result_of_format_1_is_read_without_findings(tmp_path):
+    values = result().to_dict()
+    for trial in values["trials"]:
+        del trial["findings"], trial["predictions"]
+    (tmp_path / RESULT_FILE).write_text(json.dumps({**values, "format": 1}))
+    loaded = StudyResult.load(tmp_path)
+    assert loaded.points == result().points
+    assert [trial.images_forward for trial in loaded.trials] == [1500, 90, 150]
+    assert all(trial.findings == {} and trial.predictions == () for trial in loaded.trials)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "cost"),
+    [
+        (None, "energy"),
+        (["accuracy", "energy"], "energy"),
+        (["accuracy", "mean_weight_bits"], "mean_weight_bits"),
+        (["loss", "accuracy"], "energy"),
+        (["size", "accuracy", "energy"], "size"),
+    ],
+)
+def test_the_cost_is_the_first_that_is_compared(objectives, cost):
+    spec = {} if objectives is None else {"objectives": objectives}
+    assert replace(result(), spec=spec).cost.name == cost
+
+
+def test_the_front_is_sorted_by_what_is_compared():
+    points = result().points
+    dear = replace(points[0], test=replace(points[0].test, size_bytes=50))  # smaller, yet dearer
+    compared = {"objectives": ["accuracy", "size"]}
+    sizes = replace(result(), spec=compared, points=(points[1], dear)).front
+    assert [point.test.size_bytes for point in sizes] == [50, 100]
 
 
 def test_unknown_fields_are_refused(tmp_path):

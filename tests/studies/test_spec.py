@@ -650,9 +650,9 @@ def test_widths_that_no_allocation_combines_need_no_price():
     text = changed("weights: [2, 4, 8]", pairs).replace("[8, [4, 8]]", "[8]")
     text = text.replace("limits: {energy: 0.9}", "limits: {energy: 1}")
     spec = StudySpec.load(write(text), {("energy", "table"): "mpic"})
-    space, energy = price_space(spec, LAYERS)
+    space, pricing = price_space(spec, LAYERS)
     assert space.size == 1
-    assert energy.costs(space.uniform(8)).energy_vs_w8a8 == 1.0
+    assert pricing.price(space.uniform(8)) == 1.0
 
 
 def test_a_strategy_that_asks_for_widths_not_in_the_space_is_placed():
@@ -664,9 +664,9 @@ def test_a_strategy_that_asks_for_widths_not_in_the_space_is_placed():
 
 def test_a_space_fits_its_layers():
     text = changed("limits: {energy: 0.9}", "limits: {energy: 1}").replace("[8, [4, 8]]", "[8]")
-    space, energy = price_space(StudySpec.load(write(text)), LAYERS)
+    space, pricing = price_space(StudySpec.load(write(text)), LAYERS)
     assert space.layers == LAYERS
-    assert energy.table.id == "horowitz-45nm"
+    assert pricing.energy.table.id == "horowitz-45nm"
 
 
 def test_an_error_that_knows_its_place_keeps_it():

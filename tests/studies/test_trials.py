@@ -1,17 +1,19 @@
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 
-from bitfront.searchers import Budget
+from bitfront.energy import EnergyModel, load_table
+from bitfront.searchers import Budget, Pricing
 from bitfront.searchers.synthetic import tabular_problem
-from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation
+from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation, Scores
 from bitfront.studies.sections import StrategySpec
-from bitfront.studies.trials import Ground, Trial, budget_label, planned, run_trial
+from bitfront.studies.trials import DeskScores, Ground, Trial, budget_label, planned, run_trial
 
 PROBLEM = tabular_problem()
 BASELINE = PROBLEM._evaluator([BitAllocation.uniform(PROBLEM.space.layers, 32)])[0]
-GROUND = Ground(PROBLEM.space, PROBLEM.energy, DEFAULT_OBJECTIVES, BASELINE)
+GROUND = Ground(PROBLEM.space, PROBLEM.pricing, DEFAULT_OBJECTIVES, BASELINE)
 
 
 @dataclass
@@ -19,6 +21,7 @@ class Desk:
     """Answers by a formula and writes everything down."""
 
     log: list = field(default_factory=list)
+    kept: dict = field(default_factory=dict)
 
     def begin(self, trial):
         self.log.append(("begin", trial))
@@ -27,9 +30,16 @@ class Desk:
         self.log.append(("evaluate", trial, len(requests)))
         return PROBLEM._evaluator([request.allocation for request in requests])
 
-    def end(self, trial, wall_s, error):
+    def end(self, trial, wall_s, error, own):
         assert wall_s >= 0
+        self.own = own
         self.log.append(("end", trial, error))
+
+    def scores(self, signature):
+        return self.kept.get(signature)
+
+    def put_scores(self, scores):
+        self.kept[scores.signature] = scores
 
 
 def trial(name="random", evaluations=5, seed=0, **settings):
@@ -66,6 +76,49 @@ def test_a_trial_begins_asks_and_ends():
     assert desk.log[-1] == ("end", name, None)
     assert sum(entry[2] for entry in desk.log[1:-1]) == 5
     assert {entry[1] for entry in desk.log} == {name}
+
+
+REPORTING = """
+import numpy as np
+from bitfront.searchers import Searcher
+
+class Reporting(Searcher):
+    def search(self, problem):
+        problem.charge(forward=7)
+        problem.charge(forward=3, backward=2)
+        problem.findings["predicted"] = {"a": np.float64(0.5), "b": float("nan")}
+        problem.findings["what"] = {1: (np.arange(2), object)}
+        raise RuntimeError("no idea")
+"""
+
+
+def test_what_a_strategy_did_by_itself_is_told_even_if_it_fails(tmp_path, monkeypatch):
+    (tmp_path / "reporting.py").write_text(REPORTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "reporting", raising=False)
+    desk = Desk()
+    run_trial(trial("reporting:Reporting"), GROUND, desk, None)
+    assert desk.log[-1][2] == "RuntimeError: no idea"
+    assert (desk.own.images_forward, desk.own.images_backward) == (10, 2)
+    assert desk.own.findings == {
+        "predicted": {"a": 0.5, "b": None},
+        "what": {"1": [[0, 1], "<class 'object'>"]},
+    }
+
+
+def test_a_problem_reaches_the_desks_scores_and_the_further_tables():
+    desk = Desk()
+    values = np.zeros((len(PROBLEM.space.layers), 2, 33))
+    scores = Scores({"kind": "kl"}, "s", tuple(x.name for x in PROBLEM.space.layers), values)
+    DeskScores(desk).put(scores)
+    assert DeskScores(desk).get("s") is scores
+    assert DeskScores(desk).get("t") is None
+    tables = {"bitfusion": EnergyModel(load_table("bitfusion"), PROBLEM.space.layers)}
+    ground = replace(GROUND, pricing=Pricing(PROBLEM.energy, tables))
+    limited = Trial(StrategySpec(name="random"), Budget(1, {"energy:bitfusion": 0.5}), 0)
+    problem = ground.problem(limited, PROBLEM._evaluator, None, desk)
+    assert problem.price(PROBLEM.space.uniform(8), "energy:bitfusion") == 1.0
+    assert not problem.allows(PROBLEM.space.uniform(8))
 
 
 def test_seed_and_label_decide_what_is_asked():
