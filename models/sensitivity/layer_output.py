@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..spaces import FLOAT_BITS
-from .quantized import Batch, QuantizedModel, images_of
-from .quantized_layers import QuantizedLayer
+from ...spaces import FLOAT_BITS
+from ..quantized import Batch, QuantizedModel, images_of
+from ..quantized_layers import QuantizedLayer
 
 Operands = Literal["both", "weight", "activation"]
 
