@@ -9,6 +9,7 @@ from .base import Searcher
 from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
 from .exhaustive import Exhaustive
+from .greedy import Greedy
 from .percentile import Percentile
 from .pricing import Pricing
 from .problem import Evaluator, ModelSource, Problem, ScoreStore
@@ -33,6 +34,7 @@ __all__ = [
     "Description",
     "Evaluator",
     "Exhaustive",
+    "Greedy",
     "ModelSource",
     "Percentile",
     "Pricing",

@@ -41,6 +41,20 @@ def width_of(widths: Widths, variable: Variable) -> int:
     return int(widths[slot.layer, OPERANDS.index(slot.operand)])
 
 
+def set_width(widths: Widths, variable: Variable, bits: int) -> Widths:
+    """Return the state with another width of one variable, be it forbidden or not.
+
+    Args:
+        widths: The state to start from; it stays as it is.
+        variable: Which slots change, all of them together.
+        bits: Their new width.
+    """
+    changed = widths.copy()
+    for slot in variable.slots:
+        changed[slot.layer, OPERANDS.index(slot.operand)] = bits
+    return changed
+
+
 def with_width(space: BitSpace, widths: Widths, variable: Variable, bits: int) -> Widths | None:
     """Return the state with another width of one variable; None if the space forbids it.
 
@@ -50,9 +64,7 @@ def with_width(space: BitSpace, widths: Widths, variable: Variable, bits: int) -
         variable: Which slots change, all of them together.
         bits: One of the variable's choices.
     """
-    changed = widths.copy()
-    for slot in variable.slots:
-        changed[slot.layer, OPERANDS.index(slot.operand)] = bits
+    changed = set_width(widths, variable, bits)
     if space.forbid:
         touched = sorted({slot.layer for slot in variable.slots})
         if any((weight, activation) in space.forbid for weight, activation in changed[touched]):
