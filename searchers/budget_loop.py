@@ -16,10 +16,10 @@ from ..spaces.constraints import Variable
 from ..spaces.slots import OPERANDS
 from .base import Searcher
 from .budget import limit_text
-from .percentile import farthest_first
 from .pricing import shown_cost
 from .problem import Problem
 from .registry import register
+from .spread import farthest_first
 from .steps import Widths, allocation_of, cost_of, widest, width_of, widths_of, with_width
 
 Limits = Mapping[str, tuple[npt.NDArray[np.float64], float]]

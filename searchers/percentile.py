@@ -5,7 +5,7 @@ Models. 2025. Sections 3.3 and 3.4, appendix A.2.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from ..spaces import KNOWN_WIDTHS, BitAllocation, BitSpace, EvaluationError, Stu
 from .base import Searcher
 from .problem import Problem
 from .registry import register
+from .spread import farthest_first
 from .widths import check_offered, offered_widths
 
 Triple = tuple[int, int, int]
@@ -121,25 +122,6 @@ def assign(
     low, middle, high = triple
     lower, upper = np.percentile(sensitivity, percentiles)
     return np.select([sensitivity >= upper, sensitivity <= lower], [high, low], default=middle)
-
-
-def farthest_first(values: Sequence[float]) -> list[int]:
-    """Return an order that starts with the first value and spans their range at every length.
-
-    Each next value is the one farthest from all before it; of equally far ones the first.
-
-    Examples:
-        >>> farthest_first([0.5, 0.4, 0.6, 1.0, 0.1])
-        [0, 3, 4, 1, 2]
-    """
-    points = np.asarray(values, dtype=np.float64)
-    order = [0]
-    gap = np.abs(points - points[0])
-    for _ in range(len(points) - 1):
-        gap[order[-1]] = -1.0  # never again
-        order.append(int(np.argmax(gap)))
-        gap = np.minimum(gap, np.abs(points - points[order[-1]]))
-    return order
 
 
 def _triples(space: BitSpace) -> list[Triple]:

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitfront.searchers import Percentile, build
-from bitfront.searchers.percentile import assign, farthest_first
+from bitfront.searchers.percentile import assign
 from bitfront.searchers.testing import SearcherConformance, TinyNetwork, model_problem
 from bitfront.spaces import EvaluationError, InfeasibleError, SpaceError, StudyError
 
@@ -63,16 +61,6 @@ def test_a_more_sensitive_layer_never_gets_fewer_bits(sensitivity, percentiles):
 
 
 # The sweep
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_farthest_first_is_an_order_whose_prefixes_span(values):
-    order = farthest_first(values)
-    assert order[0] == 0
-    assert sorted(order) == list(range(len(values)))
-    chosen = np.array(values)[order]
-    gaps = [np.abs(chosen[:k] - chosen[k]).min() for k in range(1, len(chosen))]
-    assert all(later <= earlier for earlier, later in itertools.pairwise(gaps))
 
 
 def test_the_published_assignment_is_measured_first():
