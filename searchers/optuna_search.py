@@ -16,10 +16,10 @@ from .additive import AdditiveModel
 from .base import Searcher
 from .budget import limit_text
 from .optuna_studies import OptunaStudy, Sampler
-from .percentile import farthest_first
 from .pricing import shown_cost
 from .problem import Problem
 from .registry import register
+from .spread import farthest_first
 from .widths import offered_widths
 
 PATIENCE = 300

@@ -68,7 +68,7 @@ class OptunaStudy:
         self._limits = dict(problem.budget.limits)
         if cap is not None:
             self._limits[problem.cost_name] = cap
-        with _quiet():
+        with quiet_optuna():
             self._study: Study = optuna.create_study(
                 sampler=_make_sampler(sampler, len(self._objectives), population, seed),
                 directions=["maximize" if o.maximize else "minimize" for o in self._objectives]
@@ -123,7 +123,8 @@ class OptunaStudy:
             self._finish(trial, measurement.allocation, values)
 
     def _ask(self) -> "tuple[Trial, BitAllocation]":
-        trial = self._study.ask(dict(self._parameters))
+        with quiet_optuna():
+            trial = self._study.ask(dict(self._parameters))
         allocation = self._allocation(trial)
         if self._problem.space.contains(allocation):
             return trial, allocation
@@ -237,8 +238,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna from announcing a study, or that a sampler is an experiment, while one is made.
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from announcing a study, an experimental feature, or how its sampler gets on.
 
     Its logger and the warning filters are the user's, and are as before when this ends.
     """
@@ -246,7 +247,7 @@ def _quiet() -> Iterator[None]:
 
     logger = logging.getLogger("optuna")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
