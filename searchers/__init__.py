@@ -10,6 +10,7 @@ from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
 from .exhaustive import Exhaustive
 from .greedy import Greedy
+from .optuna_search import OptunaSearch
 from .percentile import Percentile
 from .pricing import Pricing
 from .problem import Evaluator, ModelSource, Problem, ScoreStore
@@ -36,6 +37,7 @@ __all__ = [
     "Exhaustive",
     "Greedy",
     "ModelSource",
+    "OptunaSearch",
     "Percentile",
     "Pricing",
     "Problem",
