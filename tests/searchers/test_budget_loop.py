@@ -6,7 +6,14 @@ from bitfront.searchers import BudgetLoop, build
 from bitfront.searchers.budget_loop import budget_loop, way_down
 from bitfront.searchers.steps import cost_of, widths_of
 from bitfront.searchers.testing import SearcherConformance, synthetic_layers, tabular_problem
-from bitfront.spaces import BitAllocation, BitSpace, InfeasibleError, Layer, SpaceError
+from bitfront.spaces import (
+    OBJECTIVES,
+    BitAllocation,
+    BitSpace,
+    InfeasibleError,
+    Layer,
+    SpaceError,
+)
 
 
 class TestBudgetLoop(SearcherConformance):
@@ -211,6 +218,16 @@ def test_the_targets_span_the_costs_and_are_reported():
         assert target == pytest.approx(m.energy_vs_w8a8)
         energy = few.layer_costs("energy")
         assert budget_loop(few.space, {"energy": (energy, target)}) == m.allocation
+
+
+def test_a_state_that_is_no_cheaper_is_the_end_of_no_target():
+    problem = tabular_problem(evaluations=100)
+    problem.objectives = (OBJECTIVES["accuracy"], OBJECTIVES["size"])
+    BudgetLoop().run(problem)
+    # Activations are no part of the size: of the 13 states only lower weights count.
+    sizes = [m.size_bytes for m in problem.history]
+    assert len(sizes) == len(set(sizes)) == 1 + 2 * 3
+    assert problem.findings["targets"]["cost"] == "size"
 
 
 def test_a_limit_that_only_the_way_down_cannot_meet_says_so():

@@ -10,6 +10,7 @@ from bitfront.searchers.flips import (
     saved,
     score_of_state,
 )
+from bitfront.searchers.steps import allocation_of, widths_of
 from bitfront.searchers.testing import synthetic_layers
 from bitfront.spaces import BitSpace, Scores
 from bitfront.spaces.scores import blank_values
@@ -128,15 +129,49 @@ def test_the_saving_depends_on_the_other_operand():
     assert [saved(product, *pair) for pair in itertools.pairwise(path)] == [32.0, 16.0]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_its_cost_falls_from_state_to_state_and_stays_in_the_space(seed):
+def landscape(seed):
+    """A space with forbidden pairs and a tie, random monotone scores, and costs of products."""
     rng = np.random.default_rng(seed)
-    space = space_of(4, activations=(2, 4, 8), forbid=[(2, 8), (8, 2)])
+    space = space_of(
+        4,
+        activations=(2, 4, 8),
+        forbid=[(2, 8), (8, 2)],
+        ties=[["conv0.weight", "conv3.weight"]],
+    )
     steps = np.sort(rng.random((2, 4, 2)))
     rows = [[{4: low, 2: high} for low, high in operand] for operand in steps]
-    scores = scores_of(space, *rows[0], activations=rows[1])
-    product = np.outer(BITS, BITS) * rng.random((4, 1, 1))
-    path = list(cheapest_harm_first(space, scores, product))
+    costs = np.outer(BITS, BITS) * rng.random((4, 1, 1))
+    return space, scores_of(space, *rows[0], activations=rows[1]), costs
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_its_cost_falls_from_state_to_state_and_stays_in_the_space(seed):
+    space, scores, costs = landscape(seed)
+    path = list(cheapest_harm_first(space, scores, costs))
     assert len(path) > 4
-    assert all(saved(product, *pair) > 0 for pair in itertools.pairwise(path))
-    assert not any(tuple(pair) in space.forbid for state in path for pair in state.tolist())
+    assert all(saved(costs, *pair) > 0 for pair in itertools.pairwise(path))
+    assert all(space.contains(allocation_of(space, state)) for state in path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_step_is_the_best_of_all_there_are(seed):
+    space, scores, costs = landscape(seed)
+    *path, end = cheapest_harm_first(space, scores, costs)
+
+    def ratios(state):
+        here = allocation_of(space, state)
+        lower = (
+            other
+            for other in (widths_of(neighbour) for neighbour in space.neighbours(here))
+            if (other <= state).all() and saved(costs, state, other) > 0
+        )
+        harm = score_of_state(scores, state)
+        return {
+            other.tobytes(): (score_of_state(scores, other) - harm) / saved(costs, state, other)
+            for other in lower
+        }
+
+    for state, after in itertools.pairwise([*path, end]):
+        offers = ratios(state)
+        assert offers[after.tobytes()] == pytest.approx(min(offers.values()))
+    assert not ratios(end)
