@@ -14,9 +14,9 @@ from ..models.config import ScoreConfig, ScoreKind
 from ..spaces import BitAllocation, StudyError
 from .base import Searcher
 from .flips import apply_flips, cheapest_harm_first, rank_flips, score_of_state
-from .percentile import farthest_first
 from .problem import Problem
 from .registry import register
+from .spread import farthest_first
 from .steps import allocation_of, narrowest, widest, widths_of
 
 
