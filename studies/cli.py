@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import OUTPUT, cli_optuna, cli_write
+from . import OUTPUT, cli_optuna, cli_scores, cli_write
 from .cli_options import Json, Sets, Study, load_study, parsed
 from .terminal import INTERRUPTED, ReportingGroup, complain, print_json, stderr, stdout
 
@@ -139,6 +139,8 @@ app.command("list")(cli_write.list_)
 app.command()(cli_write.profile)
 app.command()(cli_write.init)
 app.command()(cli_write.validate)
+app.command()(cli_scores.scores)
+app.command()(cli_scores.solve)
 app.command()(cli_optuna.optuna)
 
 

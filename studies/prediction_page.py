@@ -78,7 +78,7 @@ def _pairs(trials: list[TrialRecord]) -> list[Pair]:
 def _title(label: str, trials: list[TrialRecord]) -> str:
     pairs = _pairs(trials)
     found = agreement(pairs)
-    said = f"{len(pairs)} allocations"
+    said = f"{len(pairs)} allocation{'s' * (len(pairs) > 1)}"
     return f"{escape(label)}<br>{said}{'' if found is None else f', {found}'}"
 
 

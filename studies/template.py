@@ -44,13 +44,19 @@ data:
 #   activation_scheme: affine            # or symmetric
 #   activation_observer: percentile      # or minmax, mse, kl
 #   percentile: 99.99
+#   equalization: false                  # make weight ranges of neighbouring layers alike
+#   smoothing: null                      # 0 to 1: move spread of activations into weights
+#   bias_correction: false
+#   rounding: nearest                    # or adaround
+#   reconstruction: none                 # of finalists; or brecq, qdrop
+#   reconstruction_steps: 400
 
 # energy:
 #   table: horowitz-45nm                 # bitfront list tables, or the path of a file
-#   also: []                             # further tables the finalists are ranked under
+#   also: []                             # further tables: of limits, and to rank finalists under
 #   options: {{}}
 
-# objectives: [accuracy, energy]         # also: loss, size, bops
+# objectives: [accuracy, energy]         # also: loss, size, bops, mean_weight_bits, ...
 
 strategies:              # bitfront list strategies; settings stand beside name and label
   - name: uniform
@@ -60,7 +66,9 @@ strategies:              # bitfront list strategies; settings stand beside name 
 
 budgets:                 # or a list of them; each strategy runs once with each
   evaluations: 30
-  # limits: {{energy: 0.6}}                # relative to uniform 8 bit; size in bytes; bops
+  # limits: {{energy: 0.6}}                # relative to uniform 8 bit; "energy:TABLE" under a table
+                                         # of energy.also; size in bytes; bops; mean_weight_bits;
+                                         # mean_activation_bits
 
 seeds: [0, 1, 2]         # each strategy runs once with each, if the seed makes a difference
 

@@ -69,11 +69,19 @@ def budget_label(budget: Budget) -> str:
     return ", ".join((f"{budget.evaluations} evaluations", *limits))
 
 
-class TrialDesk(Protocol):
-    """Where a trial brings its questions: it answers, charges and records.
+class ScoreKeeper(Protocol):
+    """What has the sensitivity scores of a study, which all of its trials share."""
 
-    It keeps sensitivity scores, too, which all trials of a study share.
-    """
+    def scores(self, signature: str) -> Scores | None:
+        """Return the sensitivity scores of a signature, if there are any."""
+        ...
+
+    def put_scores(self, scores: Scores) -> None:
+        """Keep sensitivity scores."""
+
+
+class TrialDesk(ScoreKeeper, Protocol):
+    """Where a trial brings its questions: it answers, charges and records."""
 
     def begin(self, trial: str) -> None:
         """Note that a trial starts, for the first time or over again."""
@@ -85,27 +93,20 @@ class TrialDesk(Protocol):
     def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
         """Note that a trial has ended, the error if it failed, and what it did by itself."""
 
-    def scores(self, signature: str) -> Scores | None:
-        """Return the sensitivity scores of a signature, if there are any."""
-        ...
-
-    def put_scores(self, scores: Scores) -> None:
-        """Keep sensitivity scores."""
-
 
 @dataclass(frozen=True)
-class DeskScores:
+class SharedScores:
     """The scores of a study as a strategy's problem reaches them."""
 
-    desk: TrialDesk
+    keeper: ScoreKeeper
 
     def get(self, signature: str) -> Scores | None:
         """Return the scores of that signature, if there are any."""
-        return self.desk.scores(signature)
+        return self.keeper.scores(signature)
 
     def put(self, scores: Scores) -> None:
         """Keep scores under their signature."""
-        self.desk.put_scores(scores)
+        self.keeper.put_scores(scores)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Ground:
             baseline=self.baseline,
             model=model,
             tables=self.pricing.tables,
-            score_store=DeskScores(desk),
+            score_store=SharedScores(desk),
         )
 
 

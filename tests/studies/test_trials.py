@@ -9,7 +9,7 @@ from bitfront.searchers import Budget, Pricing
 from bitfront.searchers.synthetic import tabular_problem
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation, Scores
 from bitfront.studies.sections import StrategySpec
-from bitfront.studies.trials import DeskScores, Ground, Trial, budget_label, planned, run_trial
+from bitfront.studies.trials import Ground, SharedScores, Trial, budget_label, planned, run_trial
 
 PROBLEM = tabular_problem()
 BASELINE = PROBLEM._evaluator([BitAllocation.uniform(PROBLEM.space.layers, 32)])[0]
@@ -110,9 +110,9 @@ def test_a_problem_reaches_the_desks_scores_and_the_further_tables():
     desk = Desk()
     values = np.zeros((len(PROBLEM.space.layers), 2, 33))
     scores = Scores({"kind": "kl"}, "s", tuple(x.name for x in PROBLEM.space.layers), values)
-    DeskScores(desk).put(scores)
-    assert DeskScores(desk).get("s") is scores
-    assert DeskScores(desk).get("t") is None
+    SharedScores(desk).put(scores)
+    assert SharedScores(desk).get("s") is scores
+    assert SharedScores(desk).get("t") is None
     tables = {"bitfusion": EnergyModel(load_table("bitfusion"), PROBLEM.space.layers)}
     ground = replace(GROUND, pricing=Pricing(PROBLEM.energy, tables))
     limited = Trial(StrategySpec(name="random"), Budget(1, {"energy:bitfusion": 0.5}), 0)
