@@ -14,7 +14,7 @@ from ..config import ScoreConfig
 from ..quantized import QuantizedModel
 from .gradient_family import fisher_scores, taylor_scores
 from .hessian import hessian_scores
-from .images import LabelledImages
+from .images import LabelledImages, batch_size
 from .layer_family import layer_scores
 from .network_family import network_scores
 from .probes import Found, Probes, probes_of
@@ -50,11 +50,9 @@ def compute_scores(
         raise ModelError(
             f"the choices are for {len(choices)} layers, the model has {len(model.layers)}"
         )
-    images, probes, found = (
-        LabelledImages(batches, config.images),
-        probes_of(model, choices),
-        Found(),
-    )
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    images = LabelledImages(batches, batch_size(model.layers), config.images, device)
+    probes, found = probes_of(model, choices), Found()
     if probes:
         with _at_rest(model):
             found = _scored(model, images, probes, config)

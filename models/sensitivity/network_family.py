@@ -57,7 +57,7 @@ def network_scores(
         full, *quantized = [logits.double().cpu() for logits in run(x)]
         total += float(full.square().sum()) if kind == "sqnr" else len(x)
         for number, logits in enumerate(quantized):
-            sums[number] += distance(full, logits, labels)
+            sums[number] += distance(full, logits, labels.cpu())
     scores = {probe.place: float(value) / total for probe, value in zip(every, sums, strict=True)}
     return Found(scores, images_forward=images.count * (1 + len(every)))
 
