@@ -129,19 +129,20 @@ def _improved(
 ) -> BlockReport:
     """Let a block learn, keep what it learned if that helps, and go on to the next."""
     started = time.perf_counter()
-    samples = source.samples(block, widths)
-    out = source.run(block, samples.quantized, _hard(widths))
-    before = after = _error(out, samples.target)
-    if not soft.is_empty:
+    quantized, full = source.inputs(block)
+    target = source.run(block, full, _float)
+    out = source.run(block, quantized, _hard(widths))
+    before = after = _error(out, target)
+    if before > 0 and not soft.is_empty:
         with torch.enable_grad():
-            learn(samples)
-        learned = source.run(block, samples.quantized, _hard(widths))
-        after = _error(learned, samples.target)
+            learn(Samples(quantized, full, target, before))
+        learned = source.run(block, quantized, _hard(widths))
+        after = _error(learned, target)
         if after < before:
             out = learned
         else:
             soft.put_out_of_force()
-    source.advance(out, samples.target)
+    source.advance(out, target)
     names = tuple(layer.layer.name for layer in block.layers)
     wall_s = time.perf_counter() - started
     return BlockReport(block.name, names, before, min(before, after), after < before, wall_s)
@@ -150,8 +151,8 @@ def _improved(
 class _Source(Protocol):
     """Where the inputs and the target of a block come from."""
 
-    def samples(self, block: Block, widths: Widths) -> Samples:
-        """Return what a block is given, and what it has to return."""
+    def inputs(self, block: Block) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return a block's inputs in the quantized and in the float network."""
 
     def run(self, block: Block, inputs: Sequence[Tensor], call: LayerCall) -> Tensor:
         """Return a block's output for all images."""
@@ -171,10 +172,9 @@ class _Chain:
         self._batch_size = len(images[0])
         self._quantized = self._full = torch.cat(list(images))
 
-    def samples(self, block: Block, widths: Widths) -> Samples:
-        """Return what a block is given, and what it has to return."""
-        target = self.run(block, (self._full,), _float)
-        return Samples((self._quantized,), (self._full,), target)
+    def inputs(self, block: Block) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return a block's inputs in the quantized and in the float network."""
+        return (self._quantized,), (self._full,)
 
     def run(self, block: Block, inputs: Sequence[Tensor], call: LayerCall) -> Tensor:
         """Return a block's output for all images."""
@@ -198,15 +198,15 @@ class _Watched(_Chain):
         super().__init__(images)
         self._model, self._images = model, images
 
-    def samples(self, block: Block, widths: Widths) -> Samples:
-        """Return what a layer is given, and what it has to return."""
+    def inputs(self, block: Block) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return a layer's operands in the quantized and in the float network."""
         (layer,) = block.layers
         allocation = self._model.allocation
         quantized = self._operands(layer)
         self._model.set_allocation(None)
         full = self._operands(layer)
         self._model.set_allocation(allocation)
-        return Samples(quantized, full, self.run(block, full, _float))
+        return quantized, full
 
     def advance(self, quantized: Tensor, full: Tensor) -> None:
         """Nothing is kept."""

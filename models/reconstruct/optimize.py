@@ -2,12 +2,14 @@
 
 What is minimised, by Adam, over batches of calibration images:
 
-    reconstruction + PENALTY * undecided
+    error / error at the start + PENALTY * undecided
 
-The first is the squared error of the block's output, summed over channels and averaged over images
-and positions; the second is ``1 - |2 h(v) - 1|^beta`` summed over the weights of the block, which
-vanishes once every rounding is up or down. beta falls from 20, which moves those that are nearly
-decided, to 2, which moves all.
+The error is the mean square of what the block's output is off, at the start with the nearest
+codes. What is undecided is the mean of ``1 - |2 h(v) - 1|^beta`` over a layer's weights, averaged
+over the layers, which vanishes once every rounding is up or down. beta falls from 20, which moves
+those that are nearly decided, to 2, which moves all. (BRECQ sums the error over channels, and what
+is undecided over all weights, and weighs that by 0.01. How the two compare then depends on the
+scale of the activations and on the sizes of layers.)
 """
 
 import math
@@ -38,9 +40,11 @@ BATCH = 32
 """Images per step."""
 ROUNDING_RATE = 3e-2
 """Learning rate of roundings; thirty times that of the papers, whose steps are fifty times more."""
+SCALE_RATE = 1e-3
+"""Learning rate of biases, and of the logarithms of the scales of weights."""
 RANGE_RATE = 2e-3
 """Learning rate of the logarithms of steps of activations; falls to 0 along a cosine."""
-PENALTY = 0.01
+PENALTY = 4.0
 BETA_FIRST, BETA_LAST = 20.0, 2.0
 FREE = 0.2
 """Share of the steps at the start in which nothing pushes roundings to a decision."""
@@ -61,11 +65,13 @@ class Samples:
         quantized: Its inputs in the quantized network so far.
         full: Its inputs in the float network.
         target: Its output in the float network.
+        error: Mean square by which its output is off the target before anything is learned.
     """
 
     quantized: tuple[Tensor, ...]
     full: tuple[Tensor, ...]
     target: Tensor
+    error: float
 
 
 class SoftBlock:
@@ -173,26 +179,29 @@ class _Descent:
         """
         self._kept_inside = kept_inside
         weights = self._soft.weights
-        ranges = list(self._soft.ranges.values()) if kept_inside else []
-        learned = [weight.v for weight in weights.values()] if roundings else []
+        ranges = self._soft.ranges.values() if kept_inside else ()
+        learned = list(weights.values()) if roundings else []
+        changes = [one.bias_change for one in learned if one.bias_change is not None]
         optimizer = torch.optim.Adam(
             [
-                {"params": learned, "lr": ROUNDING_RATE},
                 {"params": [one.log_step for one in ranges], "lr": RANGE_RATE},
+                {"params": [one.v for one in learned], "lr": ROUNDING_RATE},
+                {"params": [*changes, *(one.log_factor for one in learned)], "lr": SCALE_RATE},
             ]
         )
         for step in range(steps):
             progress = step / steps
-            optimizer.param_groups[1]["lr"] = RANGE_RATE * (1 + math.cos(math.pi * progress)) / 2
+            optimizer.param_groups[0]["lr"] = RANGE_RATE * (1 + math.cos(math.pi * progress)) / 2
             self._roundings = {
                 layer: weight.rounding() if roundings else weight.decided()
                 for layer, weight in weights.items()
             }
             loss = self._error(kept)
-            if roundings and progress >= FREE:
+            if learned and progress >= FREE:
                 beta = BETA_LAST + (BETA_FIRST - BETA_LAST) * (1 - progress) / (1 - FREE)
                 for layer, weight in weights.items():
-                    loss = loss + PENALTY * weight.undecided(self._roundings[layer], beta)
+                    undecided = weight.undecided(self._roundings[layer], beta)
+                    loss = loss + PENALTY / len(learned) * undecided
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -205,8 +214,7 @@ class _Descent:
             for quantized, full in zip(samples.quantized, samples.full, strict=True)
         )
         out, target = self._block.run(inputs, self._call), samples.target[drawn]
-        channels = out.shape[1] if out.dim() == 4 else out.shape[-1]
-        return (out - target).square().mean() * channels
+        return (out - target).square().mean() / samples.error
 
     def _call(self, layer: QuantizedLayer, operands: tuple[Tensor, ...]) -> Tensor:
         """Compute a layer with what is being learned, and the rest as it will be used."""
@@ -217,8 +225,8 @@ class _Descent:
             return product
         if layer not in self._soft.weights:
             return layer.compute((x,), weight_bits, FLOAT_BITS)
-        weight = self._soft.weights[layer].weight(self._roundings[layer])
-        return plain_product(x, weight, layer.inner._parameters["bias"], layer.inner)
+        soft = self._soft.weights[layer]
+        return plain_product(x, soft.weight(self._roundings[layer]), soft.bias(), layer.inner)
 
     def _quantized(self, quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
         learned = self._soft.ranges.get(quantizer)
