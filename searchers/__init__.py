@@ -10,6 +10,8 @@ from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
 from .exhaustive import Exhaustive
 from .greedy import Greedy
+from .hawq import Hawq
+from .ilp import Ilp
 from .optuna_search import OptunaSearch
 from .percentile import Percentile
 from .pricing import Pricing
@@ -36,6 +38,8 @@ __all__ = [
     "Evaluator",
     "Exhaustive",
     "Greedy",
+    "Hawq",
+    "Ilp",
     "ModelSource",
     "OptunaSearch",
     "Percentile",

@@ -26,7 +26,7 @@ from .budget import limit_text
 from .pareto_sums import Curve
 from .pricing import shown_cost
 
-__all__ = ["AdditiveModel", "Curve", "Limits", "Solution"]
+__all__ = ["AdditiveModel", "Curve", "Limits", "Solution", "check_time_limit"]
 
 Array = npt.NDArray[np.float64]
 Limits = Mapping[str, tuple[Array, float]]
@@ -125,8 +125,7 @@ class AdditiveModel:
             OutOfTimeError: If time was up before anything was found.
             SolverError: If the solver failed.
         """
-        if not time_limit_s > 0:
-            raise StudyError(f"the time limit must be positive, got {time_limit_s!r} s")
+        check_time_limit(time_limit_s)
         allowed = self._allowed
         for name, (costs, _) in limits.items():
             allowed = allowed & np.isfinite(_of_layers(self.space, name, costs))
@@ -186,6 +185,11 @@ class AdditiveModel:
     ) -> str:
         """Return a sentence that says which limits cannot hold, and what could."""
         clock = integer_program.Clock(time_limit_s)
+        if self._minimise(self.scores, allowed, {}, clock).status == "infeasible":
+            return (
+                "no allocation of the space has a known score and cost in every layer: ties and "
+                "forbidden pairs leave none; choose another score or table, or other widths"
+            )
         together = dict(limits)
         for name in limits:  # leave out what does not contribute
             rest = {other: limit for other, limit in together.items() if other != name}
@@ -231,6 +235,16 @@ class AdditiveModel:
     def _allocation(self, pairs: npt.NDArray[np.int64]) -> BitAllocation:
         names = [layer.name for layer in self.space.layers]
         return BitAllocation(names, pairs[:, 0].tolist(), pairs[:, 1].tolist())
+
+
+def check_time_limit(seconds: float) -> None:
+    """Check how long a solver may take.
+
+    Raises:
+        StudyError: If that is not a positive number of seconds.
+    """
+    if not seconds > 0:
+        raise StudyError(f"time_limit_s must be a positive number of seconds, got {seconds}")
 
 
 def _allowed_pairs(space: BitSpace) -> npt.NDArray[np.bool_]:

@@ -126,9 +126,13 @@ def minimise(
                 return Outcome("infeasible")
             return Outcome("out-of-time", bound=base + bound)
         pairs = program.pairs(found.x)
-        if any(_total(costs, pairs) > limit for costs, limit in limits):
+        if not _holds(pairs, ties, limits):
             cuts.append(pairs)
+            if len(cuts) > 2 * FEW_CUTS:
+                raise SolverError("the integer program was not solved: HiGHS breaks the limits")
             continue
+        if best is not None and _total(extra, best) < _total(extra, pairs):
+            pairs = best  # time was up before the closer look found it again
         value = _total(extra, pairs)
         bound = min(bound, value)
         if found.status == OUT_OF_TIME:
@@ -190,9 +194,7 @@ class _Program:
             if found.status != UNCLEAR:
                 break
         if found.status not in (0, OUT_OF_TIME, INFEASIBLE):
-            raise SolverError(
-                f"the integer program could not be solved: HiGHS says {found.message}"
-            )
+            raise SolverError(f"the integer program was not solved: HiGHS says {found.message!r}")
         return found
 
     def pairs(self, x: Array) -> Pairs:
@@ -241,6 +243,12 @@ def _without_dominated(allowed: Mask, criteria: Sequence[Array], ties: Sequence[
         values = np.stack([c[layer][mine] for c in criteria])
         kept[layer][mine] = non_dominated(values.T)
     return kept
+
+
+def _holds(pairs: Pairs, ties: Sequence[Tie], limits: Sequence[tuple[Array, float]]) -> bool:
+    """Return whether an answer respects all ties and limits, in exact sums."""
+    tied = all(len({int(pairs[layer, operand]) for layer, operand in tie}) == 1 for tie in ties)
+    return tied and all(_total(costs, pairs) <= limit for costs, limit in limits)
 
 
 def _total(costs: Array, pairs: Pairs) -> float:

@@ -59,6 +59,14 @@ class Curve:
         names = [layer.name for layer in self.space.layers]
         return BitAllocation(names, weights[0].tolist(), activations[0].tolist())
 
+    def totals(self, costs: Array) -> Array:
+        """Return what every point costs by any other costs of the layers.
+
+        Args:
+            costs: ``L x 33 x 33``, by layer, weight width and activation width.
+        """
+        return _totals(self.space, self.states, costs)
+
     def within(self, limit: float) -> int | None:
         """Return the index of the best one that costs at most the limit, if there is one."""
         index = int(np.searchsorted(self.costs, limit, side="right")) - 1
@@ -86,12 +94,7 @@ def curve(
     states = found.value.states
     if not len(states):
         raise InfeasibleError("no allocation of the space has both a known cost and a score")
-    weights, activations = _widths(space, states)
-    layers = np.arange(len(space.layers))
-    true_costs, true_scores = (
-        np.array([math.fsum(row) for row in values[layers, weights, activations]])
-        for values in (costs, scores)
-    )
+    true_costs, true_scores = (_totals(space, states, values) for values in (costs, scores))
     order = np.lexsort((true_scores, true_costs))
     best = np.minimum.accumulate(true_scores[order])
     kept = order[np.r_[True, best[1:] < best[:-1]]]
@@ -175,9 +178,8 @@ class _Fronts:
             return kept
         self.is_exact = False
         values = costs[kept]
-        cells = ((values - values[0]) * ((self.cap - 1) / (values[-1] - values[0]))).astype(
-            np.int64
-        )
+        share = (values - values[0]) / (values[-1] - values[0])
+        cells = (share * (self.cap - 2)).astype(np.int64)
         last_of_cell = np.r_[cells[1:] != cells[:-1], True]  # which has the cell's best score
         last_of_cell[0] = True
         return kept[last_of_cell]
@@ -231,3 +233,10 @@ def _widths(space: BitSpace, states: States) -> tuple[npt.NDArray[np.int64], ...
         for slot in variable.slots:
             both[slot.operand][:, slot.layer] = bits
     return tuple(both[operand] for operand in OPERANDS)
+
+
+def _totals(space: BitSpace, states: States, values: Array) -> Array:
+    """Return the correctly rounded sum over the layers, for each of ``n`` states of the space."""
+    weights, activations = _widths(space, states)
+    rows = values[np.arange(len(space.layers)), weights, activations]
+    return np.array([math.fsum(row) for row in rows])
