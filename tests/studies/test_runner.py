@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitfront.energy import EnergyModel, load_table
+from bitfront.models.engine import EngineWarning
+from bitfront.models.profile import profile
+from bitfront.models.zoo import build_model
 from bitfront.spaces import DEFAULT_OBJECTIVES, EvaluationError, StudyError, pareto_front
 from bitfront.studies.record import LEDGER_FILE
 from bitfront.studies.result import StudyResult
@@ -21,6 +25,22 @@ class Broken(Searcher):
         print("I have")
         problem.evaluate([problem.space.uniform(8)])
         raise RuntimeError("no idea")
+
+class Scored(Searcher):
+    needs_model = True
+
+    def search(self, problem):
+        from bitfront.models.config import ScoreConfig
+        scores = problem.scores(ScoreConfig(kind="mse", images=16))
+        pairs = scores.pairs()
+        asked = [problem.space.sample(problem.rng) for _ in range(problem.remaining)]
+        problem.findings["predicts"] = "mse"
+        problem.findings["predicted"] = {
+            a.key: sum(pairs[i, w, b] for i, (w, b) in enumerate(zip(a.weights, a.activations)))
+            for a in asked
+        }
+        problem.charge(forward=5, backward=3)
+        problem.evaluate(asked)
 
 class Deadly(Searcher):
     def search(self, problem):
@@ -103,6 +123,111 @@ def test_a_strategy_that_raises_loses_only_its_own_trial(tiny_study, broken_stra
     assert {point.strategy for point in result.points} == {"uniform", "broken:Broken"}
 
 
+def counted_passes(monkeypatch):
+    """Return a list that grows with every computation of scores."""
+    from bitfront.models import sensitivity
+
+    computed, compute = [], sensitivity.compute_scores
+
+    def counting(*arguments):
+        computed.append(arguments[2].kind)
+        return compute(*arguments)
+
+    monkeypatch.setattr(sensitivity, "compute_scores", counting)
+    return computed
+
+
+SCORED = [
+    {"name": "broken:Scored"},
+    {"name": "broken:Scored", "label": "again"},
+    {"name": "uniform", "widths": [8]},
+]
+
+
+def test_scores_are_computed_once_in_a_study_and_charged_to_each(
+    tiny_study, broken_strategy, monkeypatch
+):
+    computed = counted_passes(monkeypatch)
+    result = measure_study(tiny_study({("strategies",): SCORED}))
+    assert computed == ["mse"]
+    *scored, uniform = result.trials
+    assert len(scored) == 4
+    # Three evaluations of 40 images, 16 images for the scores, and what it charged itself.
+    assert {(t.images_forward, t.images_backward) for t in scored} == {(3 * 40 + 16 + 5, 3)}
+    assert (uniform.images_forward, uniform.images_backward, uniform.findings) == (40, 0, {})
+    again = measure_study(tiny_study({("strategies",): SCORED}))
+    assert computed == ["mse"]
+    assert [replace(t, wall_s=0.0) for t in again.trials] == [
+        replace(t, wall_s=0.0) for t in result.trials
+    ]
+
+
+def test_what_a_strategy_predicted_is_kept_with_the_measured_loss(tiny_study, broken_strategy):
+    spec = tiny_study({("strategies",): SCORED[:1], ("seeds",): [0]})
+    result = measure_study(spec)
+    (trial,) = result.trials
+    db = sqlite3.connect(spec.folder / LEDGER_FILE)
+    asked = db.execute(
+        "SELECT allocation, loss FROM asks JOIN evaluations USING (allocation, split) "
+        "ORDER BY position"
+    ).fetchall()
+    db.close()
+    predicted = trial.findings["predicted"]
+    assert trial.predictions == tuple((predicted[key], loss) for key, loss in asked)
+    assert len(set(trial.predictions)) == 3
+    assert StudyResult.load(spec.folder).trials == result.trials
+
+
+def test_limits_may_be_on_a_further_table_and_on_mean_widths(tiny_study):
+    limits = {"energy:bitfusion": 0.5, "mean_weight_bits": 5}
+    result = measure_study(
+        tiny_study(
+            {
+                ("energy",): {"also": ["bitfusion"]},
+                ("strategies",): [{"name": "random"}],
+                ("budgets",): [{"evaluations": 8, "limits": limits}],
+                ("seeds",): [0],
+            }
+        )
+    )
+    layers = profile(build_model("cnn5", classes=10, input_shape=(1, 8, 8)), (1, 8, 8))
+    bitfusion = EnergyModel(load_table("bitfusion"), layers)
+    assert len(result.points) > 1
+    for point in result.points:
+        assert bitfusion.costs(point.test.allocation).energy_vs_w8a8 <= 0.5
+        assert point.test.mean_weight_bits <= 5
+    assert result.trials[0].evaluations == 8
+
+
+def test_accuracy_may_be_traded_for_mean_weight_bits(tiny_study):
+    spec = tiny_study(
+        {
+            ("objectives",): ["accuracy", "mean_weight_bits"],
+            ("strategies",): [{"name": "random"}],
+            ("budgets",): [{"evaluations": 8}],
+            ("seeds",): [0],
+        }
+    )
+    events = []
+    result = run_study(spec, progress=events.append)
+    assert result.cost.name == "mean_weight_bits"
+    widths = [point.test.mean_weight_bits for point in result.front]
+    assert widths == sorted(widths)
+    assert [p.search for p in result.points] == pareto_front(
+        [p.search for p in result.points], spec.compared
+    )
+    assert all(event.hypervolume is None for event in events)
+    assert (spec.folder / "figures" / "front.png").exists()
+
+
+def test_what_workers_note_is_a_note_of_the_result(tiny_study, monkeypatch):
+    monkeypatch.setattr("bitfront.models.engine.engine.available", lambda: "no such instruction")
+    with pytest.warns(EngineWarning, match="no integer kernels"):
+        result = measure_study(tiny_study({("strategies",): [{"name": "uniform", "widths": [8]}]}))
+    (note,) = (note for note in result.notes if "no integer kernels" in note)
+    assert "no such instruction" in note
+
+
 def test_limits_hold_for_finalists_and_nothing_found_is_said(tiny_study):
     budgets = [{"evaluations": 3, "limits": {"energy": 0.5}}]
     strategies = [{"name": "uniform", "widths": [4]}, {"name": "uniform", "label": "u8"}]
@@ -177,7 +302,10 @@ def test_of_equally_good_measurements_none_is_dominated(synthetic_result):
 
 @pytest.mark.slow
 def test_no_two_worker_counts_give_different_fronts(tiny_study, broken_strategy):
-    strategies = [{"name": "uniform"}, {"name": "percentile"}, {"name": "random"}, broken_strategy]
+    strategies = [
+        *({"name": name} for name in ("uniform", "percentile", "random", "broken:Scored")),
+        broken_strategy,
+    ]
 
     def run(workers):
         overrides = {
