@@ -4,9 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bitfront.studies.curves import accuracy_range, curves
+from bitfront.spaces import OBJECTIVES
+from bitfront.studies.curves import COST_AXES, accuracy_range, curves
 from bitfront.studies.figures import bits_figure, front_figure, write_figures
 from bitfront.studies.front_page import front_html
+from bitfront.studies.show import COST_WORDS
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -98,6 +100,39 @@ def legend_lines(axes):
 def test_front_of_one_strategy_stands_beside_the_uniform_curve(synthetic_result):
     axes = front_figure(synthetic_result, "random").axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["random", "uniform"]
+
+
+def trading_for(result, cost):
+    return replace(result, spec={**result.spec, "objectives": ["accuracy", cost]})
+
+
+@pytest.mark.parametrize(
+    ("cost", "attribute", "label"),
+    [
+        ("mean_weight_bits", "mean_weight_bits", "Mean bits per weight"),
+        ("size", "size_bytes", "Size (bytes)"),
+    ],
+)
+def test_the_axis_is_what_the_study_trades_accuracy_for(synthetic_result, cost, attribute, label):
+    result = trading_for(synthetic_result, cost)
+    axes = front_figure(result).axes[0]
+    assert axes.get_xlabel() == label
+    assert axes.child_axes == []  # microjoules are of energies
+    for curve in curves(result):
+        expected = sorted(
+            getattr(p.test, attribute) for p in result.points if p.strategy == curve.strategy
+        )
+        assert curve.cost.tolist() == expected
+    assert label in front_html(result)
+    low, high = axes.get_xlim()
+    assert low < min(getattr(p.test, attribute) for p in result.points)
+    assert high > max(getattr(p.test, attribute) for p in result.points)
+    assert label[1:] in bits_figure(result).axes[0].get_ylabel()
+
+
+def test_every_cost_that_can_be_compared_has_an_axis_and_words():
+    costs = set(OBJECTIVES) - {"accuracy", "loss"}
+    assert set(COST_AXES) == set(COST_WORDS) == costs
 
 
 def test_absolute_axis_is_left_out_without_absolute_energies(synthetic_result):

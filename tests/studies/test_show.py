@@ -60,6 +60,31 @@ def test_the_front_is_listed_with_the_baselines(synthetic_result):
     assert "formulas, not measurements" in text
 
 
+@pytest.mark.parametrize(
+    ("cost", "words", "ends"),
+    [
+        ("mean_weight_bits", "mean bits per weight", ("{:.3f}", "mean_weight_bits")),
+        ("size", "size in bytes", ("{:.4g}", "size_bytes")),
+    ],
+)
+def test_the_picture_is_over_what_the_study_trades_accuracy_for(
+    synthetic_result, cost, words, ends
+):
+    spec = {**synthetic_result.spec, "objectives": ["accuracy", cost]}
+    lines = text_of(render(dataclasses.replace(synthetic_result, spec=spec))).splitlines()
+    at = next(i for i, line in enumerate(lines) if words in line)
+    form, attribute = ends
+    costs = [getattr(point.test, attribute) for point in synthetic_result.points]
+    assert lines[at - 1].split() == [form.format(min(costs)), form.format(max(costs))]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_the_costs_of_trials_are_listed(synthetic_result):
+    text = text_of(render(synthetic_result))
+    assert "percentile, seed 1" in text
+    assert "10,800" in text  # 30 evaluations of 360 images
+
+
 def test_all_finalists_are_listed_on_demand(synthetic_result):
     distinct = {(p.strategy, p.test.allocation.key) for p in synthetic_result.points}
     assert len(distinct) > len(synthetic_result.front)

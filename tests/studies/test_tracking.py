@@ -123,6 +123,88 @@ def test_study_run_holds_everything_needed(synthetic_result, runs, client):
     assert rows == EVALUATIONS
 
 
+@pytest.fixture(scope="module")
+def predicting(make_synthetic_result):
+    """A study in which one trial predicted, another was told things by a solver."""
+    result = make_synthetic_result("predicting", {"ilp": 0.01, "uniform": 0.0})
+    first, second, *others = result.trials
+    pairs = ((1.0, 0.5), (2.0, 0.7), (4.0, 0.6))
+    trials = (
+        replace(first, findings={"predicts": "kl", "predicted": {"a": 1.0}}, predictions=pairs),
+        replace(second, findings={"solver": [{"status": "optimal"}]}),
+        *others,
+    )
+    return replace(result, points=result.points[:2], trials=trials)
+
+
+def study_run(tracked):
+    client = MlflowClient(tracking_uri=tracked.uri)
+    return client, client.get_run(tracked.study_run_id)
+
+
+def test_what_strategies_report_is_an_artifact_and_a_figure(predicting, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracked = log_study(predicting, uri=uri, experiment=None, folder=tmp_path / "predicting")
+    client, run = study_run(tracked)
+    rows = json.loads(artifact(run, "findings.json"))
+    assert rows == [
+        {
+            "strategy": "ilp",
+            "seed": 0,
+            "budget": "30 evaluations",
+            "findings": {"predicts": "kl", "predicted": {"a": 1.0}},
+            "predictions": [[1.0, 0.5], [2.0, 0.7], [4.0, 0.6]],
+            "agreement": {
+                "count": 3,
+                "tau": pytest.approx(1 / 3),
+                "r2": pytest.approx(0.107, abs=1e-3),
+            },
+        },
+        {
+            "strategy": "ilp",
+            "seed": 1,
+            "budget": "30 evaluations",
+            "findings": {"solver": [{"status": "optimal"}]},
+            "predictions": [],
+            "agreement": None,
+        },
+    ]
+    figures = {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
+    assert "figures/predicted.html" in figures
+
+
+def test_without_findings_there_is_no_artifact(tracked, client):
+    _, last, _ = tracked
+    names = {item.path for item in client.list_artifacts(last.study_run_id)}
+    assert "result.json" in names
+    assert "findings.json" not in names
+    figures = {item.path for item in client.list_artifacts(last.study_run_id, "figures")}
+    assert "figures/predicted.html" not in figures
+
+
+def test_preset_page_opens_on_the_cost_that_is_compared(tiny_result, tmp_path):
+    spec = {**tiny_result.spec, "objectives": ["accuracy", "mean_weight_bits"]}
+    tracked = log_study(
+        replace(tiny_result, spec=spec),
+        uri=f"sqlite:///{tmp_path}/mlflow.db",
+        experiment=None,
+        folder=tmp_path / "tiny",
+    )
+    client = MlflowClient(tracking_uri=tracked.uri)
+    text = client.get_experiment(tracked.experiment_id).tags[VIEW_TAG]
+    view = json.loads(text)
+    scatters = [card for card in view["compareRunCharts"] if card["type"] == "SCATTER"]
+    assert [card["xaxis"]["key"] for card in scatters] == [
+        "mean_weight_bits",
+        "energy_vs_w8a8",
+        "size_bytes",
+    ]
+    assert len({card["uuid"] for card in scatters}) == 3
+    assert view["orderByKey"] == "metrics.`mean_weight_bits`"
+    assert "metrics.`mean_weight_bits`" in view["selectedColumns"]
+    assert len(text) < 5000
+
+
 def test_preset_page_shows_the_last_logging_only(tracked, client, runs):
     first, last, _ = tracked
     assert first.study_run_id != last.study_run_id
