@@ -4,11 +4,14 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from ..models.engine import Engine, EngineWarning, NonFiniteError
 from ..models.evaluate import Counts, evaluate, evaluate_each, first_nonfinite
 from ..models.quantized import QuantizedModel
+from ..models.quantizers import CONTAINER_BITS
+from ..models.reconstruct import reconstruct
 from ..models.threads import fixed_threads
 from ..spaces import BitAllocation, Measurement, Split
 from .memory import is_out_of_memory
@@ -21,6 +24,9 @@ _EXAMPLE_IMAGES = 8
 
 class Worker:
     """Measures requests on one quantized network, which it builds and calibrates once.
+
+    Finalists, which are measured on the test split, get a copy of their own if the quantizer is to
+    reconstruct them.
 
     Its answers depend on the workload, the request and the number of threads, not on what it
     measured before nor with what else nor on where it runs: any number of workers gives the same
@@ -39,6 +45,7 @@ class Worker:
     def __init__(self, workload: Workload, threads: int = 1, device: str = "cpu") -> None:
         self._workload = workload
         self._threads = threads
+        self._device = device
         self._engine: Engine | None = None
         self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
@@ -64,6 +71,9 @@ class Worker:
         """Yield which requests to measure together: same images, and network layers in common."""
         alike: dict[tuple[Split, float], list[int]] = {}
         for index, request in enumerate(requests):
+            if self._is_reconstructed(request):
+                yield [index]
+                continue
             alike.setdefault((request.split, request.fidelity), []).append(index)
         for indices in alike.values():
             for group in self._together([requests[index].allocation for index in indices]):
@@ -124,14 +134,47 @@ class Worker:
         """Run the network over the images of requests that share them."""
         images = self._workload.images[requests[0].split]
         limit = images_used(len(images), requests[0].fidelity)
-        if self._engine is not None:
+        model, engine = self._model, self._engine
+        if self._is_reconstructed(requests[0]):  # and then it is the only one
+            model, engine = self._reconstructed(requests[0].allocation)
+        if engine is not None:
             allocations = [request.allocation for request in requests]
-            return evaluate_each(self._engine, allocations, images, batch_size, limit)
+            return evaluate_each(engine, allocations, images, batch_size, limit)
         found = []
         for request in requests:
-            self._model.set_allocation(request.allocation)
-            found.append(evaluate(self._model, images, batch_size, limit))
+            model.set_allocation(request.allocation)
+            found.append(evaluate(model, images, batch_size, limit))
         return found
+
+    def _is_reconstructed(self, request: Request) -> bool:
+        """Whether a request is for a finalist that is reconstructed before it is measured."""
+        allocation = request.allocation
+        return (
+            request.split == "test"
+            and self._workload.quantizer.reconstruction != "none"
+            and min(map(np.min, (*allocation.weights, *allocation.activations))) < CONTAINER_BITS
+        )
+
+    def _reconstructed(self, allocation: BitAllocation) -> tuple[QuantizedModel, Engine | None]:
+        """Return a fresh network reconstructed for an allocation, and an engine that runs it.
+
+        What is drawn follows from the allocation alone, so that every worker finds the same.
+        """
+        workload = self._workload
+        method = workload.quantizer.reconstruction
+        assert method != "none"
+        model = workload.quantized_model()
+        reconstruct(
+            model,
+            allocation,
+            workload.calibration(),
+            method,
+            steps=workload.quantizer.reconstruction_steps,
+            generator=torch.Generator().manual_seed(reconstruction_seed(allocation)),
+        )
+        if self._engine is None:
+            return model.to(self._device), None
+        return model, _integer_engine(model, workload)[0]
 
     def _answer(self, request: Request, counts: Counts, wall_s: float) -> Measurement:
         energy = self._workload.energy
@@ -181,6 +224,11 @@ def _require_exact_products() -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+
+
+def reconstruction_seed(allocation: BitAllocation) -> int:
+    """Return the seed of what is drawn while an allocation is reconstructed."""
+    return int(allocation.key[:15], 16)
 
 
 def images_used(count: int, fidelity: float) -> int:

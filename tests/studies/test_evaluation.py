@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bitfront.models.evaluate import evaluate, evaluate_each
+from bitfront.models.reconstruct import reconstruct
 from bitfront.spaces import BitAllocation, BitSpace, SpaceError
-from bitfront.studies.evaluation import Worker, images_used
+from bitfront.studies.evaluation import Worker, images_used, reconstruction_seed
 from bitfront.studies.requests import Request
 
 
@@ -215,3 +216,71 @@ def test_where_that_is_too_much_as_well_the_allocation_is_named_and_others_go_on
 def test_an_allocation_of_another_network_is_refused(tiny_workload):
     with pytest.raises(SpaceError):
         measure(Worker(tiny_workload), [Request(BitAllocation(["other"], [8], [8]))])
+
+
+class TestReconstruction:
+    """Finalists of a study that asks for reconstruction."""
+
+    @pytest.fixture(params=["brecq", "qdrop"])
+    def reconstructing(self, workload, request):
+        quantizer = replace(
+            workload.quantizer, reconstruction=request.param, reconstruction_steps=3
+        )
+        return replace(workload, quantizer=quantizer)
+
+    @pytest.fixture
+    def finalist(self, workload):
+        return Request(BitAllocation.uniform(workload.layers, 2, 8), "test")
+
+    def test_finalists_are_measured_on_a_reconstructed_copy(
+        self, workload, reconstructing, finalist
+    ):
+        plain, repaired = (
+            measure(Worker(one), [finalist])[0] for one in (workload, reconstructing)
+        )
+        model = reconstructing.quantized_model()
+        reconstruct(
+            model,
+            finalist.allocation,
+            reconstructing.calibration(),
+            reconstructing.quantizer.reconstruction,
+            steps=reconstructing.quantizer.reconstruction_steps,
+            generator=torch.Generator().manual_seed(reconstruction_seed(finalist.allocation)),
+        )
+        counts = evaluate(model, reconstructing.images["test"], 32)
+        assert (repaired.samples, repaired.accuracy) == (50, counts.accuracy)
+        assert repaired.loss == pytest.approx(counts.loss, rel=1e-9)
+        assert repaired.loss != pytest.approx(plain.loss, rel=1e-6)
+
+    def test_any_worker_finds_the_same_whatever_it_measured_before(self, reconstructing, finalist):
+        other = replace(finalist, allocation=BitAllocation.uniform(reconstructing.layers, 4, 8))
+        worker = Worker(reconstructing)
+        together = measure(worker, [other, finalist])
+        assert facts(together[1:]) == facts(measure(Worker(reconstructing), [finalist]))
+        assert facts(together[:1]) == facts(measure(worker, [other]))
+
+    def test_searches_the_float_network_and_8_bits_are_measured_as_without(
+        self, workload, reconstructing, finalist, monkeypatch
+    ):
+        def never(*args, **kwargs):
+            raise AssertionError("reconstructed")
+
+        monkeypatch.setattr("bitfront.studies.evaluation.reconstruct", never)
+        layers = workload.layers
+        asked = [
+            replace(finalist, split="search"),
+            Request(BitAllocation.uniform(layers, 32), "test"),
+            Request(BitAllocation.uniform(layers, 8), "test"),
+            Request(BitAllocation.uniform(layers, 16, 8), "test"),
+        ]
+        expected = facts(measure(Worker(workload), asked))
+        assert facts(measure(Worker(reconstructing), asked)) == expected
+        (failed,) = measure(Worker(reconstructing), [finalist])
+        assert "could not be measured: AssertionError: reconstructed" in failed.error
+
+    def test_a_width_by_channel_below_8_is_enough(self, reconstructing):
+        first = reconstructing.layers[1]
+        allocation = BitAllocation.uniform(reconstructing.layers, 8).replace(
+            first.name, weight=[4] + [8] * (first.out_channels - 1)
+        )
+        assert Worker(reconstructing)._is_reconstructed(Request(allocation, "test"))
