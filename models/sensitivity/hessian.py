@@ -7,10 +7,14 @@ squares are summed over all images. The loss is the *mean* over the images of th
 with their labels.
 
 The trace is Hutchinson's estimate: the mean of ``v . Hv`` over random vectors v with entries +1 and
--1. Vectors for all operands are drawn at once, since products between operands are zero on
-average: so one Hessian-vector product serves all of them. It ends when no operand's running mean
-changes by more than ``tolerance``, relative to itself, or after ``iterations``. An estimate below
-zero counts as zero: curvature that small says that the operand does not matter.
+-1. One vector is drawn over the weights of all layers at once, since products between layers are
+zero on average: so one Hessian-vector product serves them all, and another one all activations.
+Activations have a vector of their own because what lies between operands is noise of the estimate,
+and theirs is many times that of the weights. It ends when no operand's running mean changes by more
+than ``tolerance``, relative to itself, or after ``iterations``.
+
+An estimate below zero counts as zero. Behind ReLUs the logits are linear in the operand between
+kinks, so that its Hessian has no negative eigenvalues, and only chance makes an estimate negative.
 """
 
 from collections import defaultdict
@@ -52,7 +56,8 @@ def hessian_scores(
 ) -> Found:
     """Score every probe by ``hessian``.
 
-    Each iteration passes each image forward once and backward twice; the changes of activations
+    Each iteration passes each image forward once, and backward once for the gradient and once for
+    each Hessian-vector product: of the weights, and of the activations. The changes of activations
     take one float pass more.
 
     Args:
@@ -68,7 +73,14 @@ def hessian_scores(
         for place, value in squares.items()
     }
     passes = traces.iterations * images.count
-    return Found(scores, images.count + passes, 2 * passes)
+    weights = weights_of(probes)
+    has_activations = any(
+        probe.operand != WEIGHT or layer not in weights
+        for layer, own in probes.items()
+        for probe in own
+    )
+    products = bool(weights) + has_activations
+    return Found(scores, images.count + passes, (1 + products) * passes)
 
 
 def estimate_traces(
@@ -114,29 +126,47 @@ def _quadratic_forms(
     probes: Probes,
     generator: torch.Generator,
 ) -> list[tuple[Operand, float]]:
-    """Return ``v . Hv`` of the summed loss of some images for one random vector."""
-    targets = list(weights)
+    """Return ``v . Hv`` of the summed loss of some images for random vectors, by operand."""
+    activations: list[Target] = []
 
     def watch(own: Sequence[Probe], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         changed = list(inputs)
         for operand, (place, value) in activations_of(own, inputs).items():
             changed[place] = of_input(value, own[0].layer)
-            targets.append(((own[0].place[0], operand), changed[place]))
+            activations.append(((own[0].place[0], operand), changed[place]))
         return tuple(changed)
 
     # Fused attention cannot be differentiated twice.
     with on_inputs(probes, watch), sdpa_kernel(SDPBackend.MATH):
         loss = cross_entropy(model(x), labels, reduction="sum")
-    points = [point for _, point in targets]
+    points = [point for _, point in (*weights, *activations)]
     slopes = torch.autograd.grad(loss, points, create_graph=True, materialize_grads=True)
-    vectors = [_rademacher(point, generator) for point in points]
+    count = len(weights)
+    return [
+        *_products(weights, slopes[:count], generator),
+        *_products(activations, slopes[count:], generator),
+    ]
+
+
+def _products(
+    targets: Sequence[Target], slopes: Sequence[Tensor], generator: torch.Generator
+) -> list[tuple[Operand, float]]:
+    """Return ``v . Hv`` for a random vector v over some targets.
+
+    Args:
+        targets: What the loss was differentiated by.
+        slopes: Its gradients, differentiable.
+        generator: Draws the vector.
+    """
+    vectors = [_rademacher(point, generator) for _, point in targets]
     curved = [(s, v) for s, v in zip(slopes, vectors, strict=True) if s.requires_grad]
-    if not curved:  # the loss is linear in all of them
+    if not curved:  # there are none, or the loss is linear in all of them
         return []
     products = torch.autograd.grad(
         [slope for slope, _ in curved],
-        points,
+        [point for _, point in targets],
         [vector for _, vector in curved],
+        retain_graph=True,
         materialize_grads=True,
     )
     return [
