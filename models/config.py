@@ -208,6 +208,16 @@ class QuantizerConfig:
         return asdict(self)
 
     @property
+    def needs_images(self) -> bool:
+        """Whether calibration images are needed again after they were observed."""
+        return self.smoothing is not None or self.repairs_weights
+
+    @property
+    def repairs_weights(self) -> bool:
+        """Whether weights and biases are repaired width by width."""
+        return self.bias_correction or self.rounding != "nearest"
+
+    @property
     def digest(self) -> str:
         """A hexadecimal name of the settings, the same in every process and version."""
         text = json.dumps(self.to_dict(), sort_keys=True)

@@ -6,6 +6,7 @@ weights symmetric per output channel, activations per tensor, biases in float.
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -16,13 +17,17 @@ from ..spaces import FLOAT_BITS, BitAllocation, Bits, Layer, ModelError, nearest
 from .attention import expose_matmuls
 from .config import QuantizerConfig
 from .fold import fold_batch_norms
+from .plain_layers import plain_kind
 from .profile import is_quantizable
 from .quantized_layers import (
+    NetworkState,
     QuantizedLayer,
     QuantizedMatMul,
     QuantizedWeightLayer,
     check_finite,
 )
+from .repair.moments import CalibrationImages, MomentSource
+from .repair.weights import WeightRepairer
 from .surgery import replace_modules
 from .weight_cache import WeightCache
 
@@ -100,11 +105,15 @@ class QuantizedModel(nn.Module):
         self._is_calibrated = False
         for layer in self._quantized.values():
             layer.reset()
-        for batch in batches:
-            x = images_of(batch)
-            self._prepare(x[:1])
+        images: Iterable[Tensor] = map(images_of, batches)
+        if self.config.needs_images:
+            images = CalibrationImages(tuple(images))
+        for x in images:
+            self._prepare(x[:1], images)
             self._observe(x)
         self._check_observed()
+        if isinstance(images, CalibrationImages) and self.config.repairs_weights:
+            self._repair_with(images)
         self._is_calibrated = True
         self.set_allocation(allocation)
         self.train(training)
@@ -129,6 +138,19 @@ class QuantizedModel(nn.Module):
             ):
                 layer.weight_bits, layer.activation_bits = weight, activation
         self._allocation = allocation
+        self.repair(allocation)
+
+    def repair(self, allocation: BitAllocation | None) -> None:
+        """Have the repairs that an allocation needs made now, so that no forward pass has to.
+
+        Args:
+            allocation: One that `check` accepts.
+        """
+        if allocation is None:
+            return
+        for layer, bits in zip(self._quantized.values(), allocation.weights, strict=True):
+            if isinstance(layer, QuantizedWeightLayer):
+                layer.weight_state(bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images at the widths in force."""
@@ -139,8 +161,8 @@ class QuantizedModel(nn.Module):
         """Return images in the memory format that the network computes in."""
         return x.contiguous(memory_format=self._memory_format) if x.dim() == 4 else x
 
-    def _prepare(self, example: Tensor) -> None:
-        """Make the network faster in ways that need to see its data flow; once."""
+    def _prepare(self, example: Tensor, images: Iterable[Tensor]) -> None:
+        """Change the network in ways that need to see its data flow; once."""
         if self._is_prepared:
             return
         fold_batch_norms(self.network, example)
@@ -151,7 +173,31 @@ class QuantizedModel(nn.Module):
                     self(example)
             except RuntimeError:  # it takes a `view` that only contiguous tensors have
                 self._set_memory_format(torch.contiguous_format)
+        self._move_ranges(self.arranged(example), images)
         self._is_prepared = True
+
+    def _move_ranges(self, example: Tensor, images: Iterable[Tensor]) -> None:
+        # These trace the network, for which the engine has the means; it imports this module.
+        if self.config.equalization:
+            from .repair.equalize import equalize
+
+            equalize(self.network, example)
+        if self.config.smoothing is not None:
+            from .repair.smooth import smooth
+
+            smooth(self.network, map(self.arranged, images), example, self.config.smoothing)
+
+    def _repair_with(self, images: CalibrationImages) -> None:
+        """Have weights repaired, when they are first needed at a width."""
+        layers = {
+            name: layer
+            for name, layer in self._quantized.items()
+            if isinstance(layer, QuantizedWeightLayer) and plain_kind(layer.inner) is not None
+        }
+        repairer = WeightRepairer(layers, MomentSource(self, layers, images), self.config)
+        state = NetworkState(self.network)
+        for name, layer in layers.items():
+            layer.repairs.reset(partial(repairer.make, name), state)
 
     def _set_memory_format(self, memory_format: torch.memory_format) -> None:
         self._memory_format = memory_format

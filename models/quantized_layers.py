@@ -176,11 +176,34 @@ class RepairedWeight:
     bias: Tensor | None
 
 
+class NetworkState:
+    """What the parameters and buffers of a network are, as it is now.
+
+    Args:
+        network: The network; its tensors may change, but not which they are.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._tensors = [*network.parameters(), *network.buffers()]
+        self._known: tuple[object, bytes] | None = None
+
+    def digest(self) -> bytes:
+        """Return a name of all values."""
+        state = [(tensor._version, tensor.data_ptr()) for tensor in self._tensors]
+        if self._known is None or self._known[0] != state:
+            digest = hashlib.blake2b(digest_size=16)
+            for tensor in self._tensors:
+                values = tensor.detach().cpu().contiguous().flatten()
+                digest.update(values.view(torch.uint8).numpy().tobytes())
+            self._known = state, digest.digest()
+        return self._known[1]
+
+
 class Repairs(MutableMapping[int, RepairedWeight]):
     """Repaired weights of a layer by width.
 
-    Each holds only for the weights and bias that the layer had when it was put here: with others,
-    as after training, it is as if it was not there; with the same again it is in force again.
+    Each holds only for the weights that the network had when it was put here: with others, as after
+    training, it is as if it was not there; with the same again it is in force again.
 
     Args:
         inner: The layer's module.
@@ -188,13 +211,13 @@ class Repairs(MutableMapping[int, RepairedWeight]):
 
     def __init__(self, inner: nn.Module) -> None:
         self._inner = inner
+        self._state = NetworkState(inner)
         self._entries: dict[int, tuple[bytes, RepairedWeight]] = {}
         self._maker: tuple[bytes, Callable[[int], RepairedWeight]] | None = None
-        self._known: tuple[object, bytes] | None = None
 
     def __getitem__(self, bits: int) -> RepairedWeight:
-        name, found = self._entries[bits]
-        if name != self._name():
+        digest, found = self._entries[bits]
+        if digest != self._state.digest():
             raise KeyError(bits)
         return found
 
@@ -211,7 +234,7 @@ class Repairs(MutableMapping[int, RepairedWeight]):
             )
         if bits > CONTAINER_BITS:
             raise ModelError(f"repairs are for at most {CONTAINER_BITS} bits, got {bits}")
-        self._entries[bits] = self._name(), repaired
+        self._entries[bits] = self._state.digest(), repaired
 
     def __delitem__(self, bits: int) -> None:
         self[bits]
@@ -223,40 +246,34 @@ class Repairs(MutableMapping[int, RepairedWeight]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __contains__(self, bits: object) -> bool:
-        return bits in self._entries and self._entries[bits][0] == self._name()
-
-    def reset(self, make: Callable[[int], RepairedWeight] | None = None) -> None:
+    def reset(
+        self,
+        make: Callable[[int], RepairedWeight] | None = None,
+        state: NetworkState | None = None,
+    ) -> None:
         """Forget all repairs.
 
         Args:
             make: Makes, from now on, what is missing for a width, for the present weights.
+            state: Of the network that the repairs depend on; of the layer alone if None.
         """
         self._entries.clear()
-        self._maker = None if make is None else (self._name(), make)
+        self._state = NetworkState(self._inner) if state is None else state
+        self._maker = None if make is None else (self._state.digest(), make)
 
     def at(self, bits: int) -> RepairedWeight | None:
         """Return what is in force at a width, made if it can be; None for the nearest points."""
         if not self._entries and self._maker is None:
             return None
-        if bits in self:
-            return self[bits]
-        if self._maker is None or bits > CONTAINER_BITS or self._maker[0] != self._name():
+        digest = self._state.digest()
+        entry = self._entries.get(bits)
+        if entry is not None and entry[0] == digest:
+            return entry[1]
+        if self._maker is None or bits > CONTAINER_BITS or self._maker[0] != digest:
             return None
         with torch.inference_mode(False), torch.no_grad():
             self[bits] = self._maker[1](bits)
         return self[bits]
-
-    def _name(self) -> bytes:
-        """Return a name of the present weights and bias."""
-        state = parameter_state(self._inner)
-        if self._known is None or self._known[0] != state:
-            digest = hashlib.blake2b(digest_size=16)
-            for parameter in self._inner.parameters():
-                values = parameter.detach().cpu().contiguous().flatten()
-                digest.update(values.view(torch.uint8).numpy().tobytes())
-            self._known = state, digest.digest()
-        return self._known[1]
 
 
 def parameter_state(module: nn.Module) -> tuple[tuple[int, int], ...]:

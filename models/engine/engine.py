@@ -132,6 +132,7 @@ class Engine:
         """
         for allocation in allocations:
             self.model.check(allocation)
+            self.model.repair(allocation)
         if not allocations:
             return lambda x: []
         if self._graph is None:

@@ -1,0 +1,1 @@
+"""Repairs: what is done to weights and biases so that quantizing them disturbs the network less."""
