@@ -15,7 +15,7 @@ from ..spaces import BitAllocation, BitSpace, InfeasibleError, SpaceError, Study
 from .additive import AdditiveModel
 from .base import Searcher
 from .budget import limit_text
-from .optuna_studies import OptunaStudy, Sampler
+from .optuna_studies import MEASURED, OptunaStudy, Sampler
 from .pricing import shown_cost
 from .problem import Problem
 from .registry import register
@@ -31,10 +31,10 @@ GP_PATIENCE = 20
 MOST_GENES = {"gp": 200, "cmaes": 200}
 """The most free widths of samplers whose work grows with the square of their number, or faster."""
 
-MOST_CAPS = 8
+MOST_CAPS = 12
 """The most caps that CMA-ES searches under."""
 
-GENERATIONS = 10
+GENERATIONS = 3
 """Generations that the budget must allow CMA-ES under every cap."""
 
 
@@ -79,7 +79,7 @@ class OptunaSearch(Searcher):
         if most is not None and space.genes > most:
             raise SpaceError(
                 f"the sampler {self.sampler!r} takes at most {most} free widths, and the space has "
-                f"{space.genes}: choose 'nsga2', or a space of granularity 'layer'"
+                f"{space.genes}: choose 'nsga2' or 'tpe', or free fewer widths"
             )
         if self.sampler == "cmaes" and space.genes < 2:
             raise SpaceError(
@@ -109,13 +109,17 @@ class OptunaSearch(Searcher):
 
     def _studies(self, problem: Problem) -> Iterator[OptunaStudy]:
         """Yield the studies that take turns: one, or for CMA-ES one under every cap."""
-        caps = self._caps(problem) if self.sampler == "cmaes" else [None]
+        caps: list[float | None] = [None]
+        if self.sampler == "cmaes":
+            caps = [*self._caps(problem)]
         for cap in caps:
             seed = int(problem.rng.integers(2**31))
             yield OptunaStudy(problem, self.sampler, population=self.population, seed=seed, cap=cap)
 
     def _caps(self, problem: Problem) -> list[float]:
         """Return caps on the problem's cost, evenly spaced up to its limit or its largest value."""
+        if all(objective.name in MEASURED for objective in problem.objectives):
+            return [math.inf]
         space, name = problem.space, problem.cost_name
         low = problem.pricing.smallest(space, name)
         high = problem.price(space.uniform(max(offered_widths(space))), name)
@@ -144,16 +148,22 @@ class OptunaSearch(Searcher):
 
 
 def _of_curve(problem: Problem, count: int) -> list[BitAllocation]:
-    """Return the best allocations by added-up sensitivity scores, at spread out costs."""
+    """Return the best allocations by added-up sensitivity scores, at spread out costs.
+
+    What they were expected to score goes among the findings, to be compared with what they do.
+    """
     from ..models.config import ScoreConfig
 
-    scores = problem.scores(ScoreConfig()).monotone()
-    model = AdditiveModel(problem.space, scores.pairs())
+    config = ScoreConfig()
+    model = AdditiveModel(problem.space, problem.scores(config).monotone().pairs())
     name = problem.cost_name
     curve = model.curve(problem.layer_costs(name))
     costs = curve.costs[curve.costs <= problem.budget.limits.get(name, math.inf)].tolist()
     chosen = farthest_first(costs)[:count] if costs else []
-    return [curve.allocation(index) for index in chosen]
+    members = [curve.allocation(index) for index in chosen]
+    problem.findings["predicts"] = f"{config.kind} score"
+    problem.findings["predicted"] = {member.key: model.predict(member) for member in members}
+    return members
 
 
 def _none_found(problem: Problem) -> str:

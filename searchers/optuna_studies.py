@@ -64,6 +64,7 @@ class OptunaStudy:
         self._problem = problem
         self._parameters = parameters(problem.space)
         self._cap = cap
+        self._has_generations = sampler in ("nsga2", "nsga3", "cmaes")
         self._objectives = problem.objectives if cap is None else (_to_measure(problem),)
         self._limits = dict(problem.budget.limits)
         if cap is not None:
@@ -135,7 +136,13 @@ class OptunaStudy:
     def _enqueued(self, allocation: BitAllocation) -> "Trial":
         genes = self._problem.space.encode(allocation).tolist()
         self._study.enqueue_trial(dict(zip(self._parameters, genes, strict=True)))
-        return self._study.ask(dict(self._parameters))
+        trial = self._study.ask(dict(self._parameters))
+        if self._has_generations:
+            # Optuna looks for a trial's generation when it draws, which an enqueued one needs not;
+            # without one it would never be a parent.
+            with quiet_optuna():
+                _ = trial.relative_params
+        return trial
 
     def _allows(self, allocation: BitAllocation) -> bool:
         return self._problem.pricing.allows(allocation, self._limits)
