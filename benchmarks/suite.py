@@ -57,6 +57,7 @@ SPEED = (
     "fp32_images_per_s fake_quantize_images_per_s reference_images_per_s"
 )
 SAMENESS = "agreement accuracy_difference layer_error prepare_ms"
+SCORES = "mse_s kl_s fisher_s taylor_s fisher_vs_float"
 POOL = "two_workers_vs_one evaluation_ms one_worker_per_s two_workers_per_s"
 
 BENCHMARKS = (
@@ -74,6 +75,7 @@ BENCHMARKS = (
     *(Benchmark.of("engine.speed", "engine", SPEED, name) for name in NETWORKS),
     *(Benchmark.of("engine.agreement", "engine", SAMENESS, name) for name in NETWORKS),
     Benchmark.of("sensitivity.sweep", "sensitivity", "vs_naive", "resnet20"),
+    Benchmark.of("sensitivity.scores", "sensitivity", SCORES, "resnet20"),
     *(
         Benchmark.of("memory.measure", "memory", "fp32_mb worker_mb vs_fp32 of_allowance", name)
         for name in NETWORKS
