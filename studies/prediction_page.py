@@ -9,6 +9,9 @@ from .palette import styles
 from .result import StudyResult, TrialRecord
 
 _COLUMNS = 3
+_ROW_HEIGHT_PX = 420
+_BETWEEN_ROWS_PX = 150
+_SMALL = {"size": 12}
 _MEASURED_AXIS = "Measured loss on the search split (nats)"
 
 
@@ -28,10 +31,12 @@ def prediction_html(result: StudyResult) -> str | None:
     from plotly.subplots import make_subplots
 
     columns = min(_COLUMNS, len(groups))
+    rows = -(-len(groups) // columns)
     figure = make_subplots(
-        rows=-(-len(groups) // columns),
+        rows=rows,
         cols=columns,
         shared_yaxes="all",
+        vertical_spacing=_BETWEEN_ROWS_PX / (rows * _ROW_HEIGHT_PX),
         subplot_titles=[_title(label, trials) for label, trials in groups.items()],
     )
     by_strategy = styles(trial.strategy for trial in result.trials)
@@ -49,14 +54,17 @@ def prediction_html(result: StudyResult) -> str | None:
             showlegend=False,
         )
         figure.add_trace(markers, **cell)
-        figure.update_xaxes(title=_predicted_axis(trials), **cell)
+        axis = {"text": _predicted_axis(trials), "font": _SMALL}
+        figure.update_xaxes(title=axis, nticks=3, tickangle=0, tickfont=_SMALL, **cell)
         if cell["col"] == 1:
-            figure.update_yaxes(title=_MEASURED_AXIS, **cell)
+            figure.update_yaxes(title={"text": _MEASURED_AXIS, "font": _SMALL}, **cell)
+    figure.update_annotations(font=_SMALL)
     figure.update_layout(
         template="plotly_white",
         title=f"{escape(result.name)}  ·  predicted against measured",
         font={"size": 14, "color": INK},
-        margin={"t": 110},
+        margin={"t": 150},
+        height=None if rows == 1 else rows * _ROW_HEIGHT_PX + _BETWEEN_ROWS_PX,
     )
     return page_html(f"{result.name}: predicted against measured", figure)
 
@@ -76,12 +84,14 @@ def _pairs(trials: list[TrialRecord]) -> list[Pair]:
 
 
 def _title(label: str, trials: list[TrialRecord]) -> str:
+    """Return the lines above a panel; short ones, for panels are narrow in MLflow's pages."""
     pairs = _pairs(trials)
     found = agreement(pairs)
-    said = f"{len(pairs)} allocation{'s' * (len(pairs) > 1)}"
-    return f"{escape(label)}<br>{said}{'' if found is None else f', {found}'}"
+    said = [] if found is None else str(found).split(", ")
+    lines = (escape(label), *said, f"{len(pairs)} allocation{'s' * (len(pairs) > 1)}")
+    return "<br>".join(lines)
 
 
 def _predicted_axis(trials: list[TrialRecord]) -> str:
     names = dict.fromkeys(str(trial.findings.get("predicts", "unnamed")) for trial in trials)
-    return escape(f"Predicted ({', '.join(names)})")
+    return escape(f"Predicted {', '.join(names)}")

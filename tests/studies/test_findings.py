@@ -69,6 +69,8 @@ def test_what_solvers_said_is_one_phrase():
     assert solver_text({"solver": [optimal, cut_off, optimal]}) == (
         "2 optimal, 1 feasible; largest gap 0.25 (score 3, bound 2.25)"
     )
+    rounded = {"status": "optimal", "score": 2.0, "bound": 2.0, "gap": 1.2e-16}
+    assert solver_text({"solver": [rounded]}) == "1 optimal; gap 0 (score 2, bound 2)"
     assert solver_text({"solver": [{"status": "infeasible"}]}) == "1 infeasible"
 
 
