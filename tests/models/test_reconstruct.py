@@ -26,6 +26,7 @@ from bitfront.models.quantized import QuantizedModel
 from bitfront.models.quantized_layers import QuantizedLayer, QuantizedWeightLayer
 from bitfront.models.reconstruct import reconstruct
 from bitfront.models.reconstruct.blocks import find_blocks, layer_block
+from bitfront.models.reconstruct.optimize import _drawn
 from bitfront.models.reconstruct.ranges import LearnedRange
 from bitfront.models.reconstruct.rounding import SoftWeight
 from bitfront.models.splits import Splits
@@ -290,6 +291,21 @@ class TestLearnedRange:
         (learned(x) - x).square().sum().backward()
         assert learned.log_step.grad is not None
         assert float(learned.log_step.grad) < 0  # descent makes the step larger
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_mask_is_true_as_often_as_asked(layout: torch.memory_format) -> None:
+    x = torch.zeros(5, 6, 7, 9).contiguous(memory_format=layout)
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.25, 0.5):
+        masks = torch.stack([_drawn(x, share, generator) for _ in range(200)]).float()
+        assert masks[0].shape == x.shape
+        assert float(masks.mean()) == pytest.approx(share, abs=0.005)
+        # each element by itself, and none with its neighbour
+        assert float((masks.mean(0) - share).abs().max()) < 0.17
+        both = masks[..., 1:] * masks[..., :-1]
+        assert float(both.mean()) == pytest.approx(share**2, abs=0.005)
+    assert _drawn(x, 0.5, generator).is_contiguous(memory_format=layout)
 
 
 class TestReconstruct:
