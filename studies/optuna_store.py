@@ -1,6 +1,6 @@
 """The trials of a finished study as Optuna studies, in one file that Optuna's dashboard opens.
 
-A journal file, because it is written fifteen times as fast as Optuna's SQLite tables, and the
+A journal file, because it is written many times as fast as Optuna's SQLite tables, and the
 dashboard opens either by its path.
 """
 
