@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
+from ...spaces import ModelError
 from ..config import ScoreConfig
 from ..quantized import QuantizedModel
 from .gradients import activations_of, of_input, weights_of
@@ -65,6 +66,9 @@ def hessian_scores(
         images: With labels.
         probes: What is scored.
         config: Seed, iterations and tolerance.
+
+    Raises:
+        ModelError: If the network cannot be differentiated twice.
     """
     squares, sizes = _changes(model, images, probes)
     traces = estimate_traces(model, images, probes, config)
@@ -157,18 +161,29 @@ def _products(
         targets: What the loss was differentiated by.
         slopes: Its gradients, differentiable.
         generator: Draws the vector.
+
+    Raises:
+        ModelError: If the network has an operation without second derivative.
     """
     vectors = [_rademacher(point, generator) for _, point in targets]
     curved = [(s, v) for s, v in zip(slopes, vectors, strict=True) if s.requires_grad]
     if not curved:  # there are none, or the loss is linear in all of them
         return []
-    products = torch.autograd.grad(
-        [slope for slope, _ in curved],
-        [point for _, point in targets],
-        [vector for _, vector in curved],
-        retain_graph=True,
-        materialize_grads=True,
-    )
+    try:
+        products = torch.autograd.grad(
+            [slope for slope, _ in curved],
+            [point for _, point in targets],
+            [vector for _, vector in curved],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+    except RuntimeError as error:
+        if "not implemented" not in str(error):  # such as too little memory
+            raise
+        raise ModelError(
+            f"the network cannot be differentiated twice ({error}), which hessian scores need; "
+            f"choose another score, such as fisher"
+        ) from error
     return [
         (operand, float((vector * product).sum(dtype=torch.float64)))
         for (operand, _), vector, product in zip(targets, vectors, products, strict=True)

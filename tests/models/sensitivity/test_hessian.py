@@ -11,6 +11,7 @@ from bitfront.models.sensitivity import compute_scores
 from bitfront.models.sensitivity.hessian import estimate_traces
 from bitfront.models.sensitivity.images import LabelledImages
 from bitfront.models.sensitivity.probes import probes_of
+from bitfront.spaces import ModelError
 
 
 @pytest.fixture
@@ -126,3 +127,10 @@ def test_a_negative_estimate_scores_zero(softmax, monkeypatch):
     values = softmax.scores("hessian", iterations=2).values
     assert (values[0, 0, [2, 4, 8]] == 0).all()
     assert (values[0, 1, [2, 4, 8]] > 0).all()
+
+
+def test_a_network_without_second_derivatives_is_refused(calibrate):
+    layers = nn.Flatten(), nn.Linear(6, 6), nn.Hardsigmoid(), nn.Linear(6, 3)
+    network = calibrate(nn.Sequential(*layers), (6,), 3)
+    with pytest.raises(ModelError, match=r"differentiated twice \(.*hardsigmoid.*such as fisher"):
+        network.scores("hessian")
