@@ -104,6 +104,8 @@ def in_a_process(*arguments: str) -> list[str]:
         ("--help",),
         ("--version",),
         ("run", "--help"),
+        ("scores", "--help"),
+        ("solve", "--help"),
         *(("list", kind.value) for kind in Kind),
         ("init",),
         ("validate", "quickstart"),
@@ -126,7 +128,7 @@ def test_help_comes_within_a_second():
 
 def test_help_names_every_command_and_no_command_is_help():
     text = bitfront("--help").stdout
-    for command in ("run", "ui", "show", "list", "profile", "init", "validate"):
+    for command in ("run", "ui", "show", "list", "profile", "init", "validate", "scores", "solve"):
         assert re.search(rf"\b{command}\b", text)
     assert "Usage" in bitfront().output
 

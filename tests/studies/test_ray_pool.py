@@ -146,5 +146,6 @@ def test_what_workers_note_is_a_warning_in_the_driver(open_pool, requests, tiny_
         open_pool(Branching(**fields)) as pool,
     ):
         answers = list(pool.each(requests[:2]))
+        (note,) = pool.notes()
     assert not any(answer.failed for answer in answers)
-    assert len(warned) == 1
+    assert [str(warning.message) for warning in warned] == [note]
