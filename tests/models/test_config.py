@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from bitfront.models import DataConfig, TrainConfig
+from bitfront.models import DataConfig, QuantizerConfig, TrainConfig
 from bitfront.spaces import DataError, ModelError
 
 
@@ -40,3 +40,26 @@ def test_data_settings_out_of_range_are_refused(settings: dict[str, Any], messag
 def test_training_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"smoothing": 1.5}, r"smoothing must lie in \[0, 1\], got 1.5"),
+        ({"smoothing": float("nan")}, "smoothing must lie in"),
+        ({"rounding": "adaroud"}, "rounding: no 'adaroud'; did you mean 'adaround'"),
+        ({"reconstruction": "bricq"}, "reconstruction: no 'bricq'; did you mean 'brecq'"),
+        ({"reconstruction_steps": 0}, "reconstruction_steps must be at least 1, got 0"),
+    ],
+)
+def test_repairs_that_do_not_exist_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        QuantizerConfig(**settings)
+
+
+def test_images_are_kept_only_where_they_are_needed_again() -> None:
+    assert not QuantizerConfig(equalization=True).needs_images
+    assert QuantizerConfig(smoothing=0.0).needs_images
+    assert not QuantizerConfig(smoothing=0.0).repairs_weights
+    assert QuantizerConfig(bias_correction=True).repairs_weights
+    assert QuantizerConfig(rounding="adaround").repairs_weights
