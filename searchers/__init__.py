@@ -9,6 +9,7 @@ from .base import Searcher
 from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
 from .exhaustive import Exhaustive
+from .frontier import Frontier
 from .greedy import Greedy
 from .hawq import Hawq
 from .ilp import Ilp
@@ -37,6 +38,7 @@ __all__ = [
     "Description",
     "Evaluator",
     "Exhaustive",
+    "Frontier",
     "Greedy",
     "Hawq",
     "Ilp",

@@ -24,7 +24,9 @@ def test_layer_costs_add_up_to_the_price(name, bits):
         costs[i, w, a]
         for i, (w, a) in enumerate(zip(allocation.weights, allocation.activations, strict=True))
     )
-    assert PRICING.price(allocation, name) == pytest.approx(total, rel=1e-12, abs=1.0 * (name == "size"))
+    assert PRICING.price(allocation, name) == pytest.approx(
+        total, rel=1e-12, abs=1.0 * (name == "size")
+    )
 
 
 def test_the_size_of_float_weights_has_no_scales():

@@ -1,0 +1,462 @@
+"""Our own search: an additive start, a learned correction, and few images for poor candidates.
+
+The parts are known: additive scores and their exact Pareto set (HAWQ-V3, arXiv:2011.10680), a
+Gaussian process over discrete choices, the expected hypervolume improvement (M. Emmerich,
+K. Giannakoglou, B. Naujoks, IEEE TEVC 10(4), 2006), races (O. Maron, A. Moore, NIPS 1993). What
+makes them fit each other here: costs are known exactly before anything is measured, so that only
+one of two objectives is uncertain and the improvement is a sum of one-dimensional ones.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr
+
+from ..models.config import ScoreConfig, ScoreKind
+from ..spaces import BitAllocation, BitSpace, StudyError, non_dominated
+from .additive import AdditiveModel
+from .base import Searcher
+from .problem import Problem
+from .registry import register
+from .spread import farthest_first
+from .surrogate import Surrogate, fit
+
+if TYPE_CHECKING:
+    from ..models.divergence import LogitDivergence
+
+Floats = npt.NDArray[np.float64]
+States = npt.NDArray[np.int64]
+
+WINDOW = 0.1
+"""Where the budget limits the cost, candidates this share below the limit are what counts."""
+
+POOL = 2000
+"""Candidates that are compared by the surrogate in each round."""
+
+SEEDS = 24
+"""Members of an additive curve that are looked at."""
+
+CURVE = 512
+"""Points that an additive curve is thinned to."""
+
+CENTRES = 4
+"""Members of the front near which the additive model is solved again, in each round."""
+
+HOPELESS = 1.0
+"""Standard errors by which a candidate has to be behind on the first images to be given up."""
+
+FLOOR = 1e-6
+"""Divergences below this, in nats, are equal."""
+
+
+@register("frontier")
+@dataclass(frozen=True, kw_only=True)
+class Frontier(Searcher):
+    """Searches the front where it is uncertain, starting from the additive model's.
+
+    1. Sensitivity scores give the additive model, and its exact Pareto set is looked at first.
+    2. Candidates are *screened*: their divergence KL(float || quantized) of logits is measured on
+       calibration images, on the first few at first; who is clearly behind on those is given up.
+    3. A surrogate learns what the additive model has wrong, pairs of choices included. Candidates
+       are made from the front so far and from the additive model solved again with what was
+       learned, and those with the largest expected hypervolume improvement are screened next.
+    4. In every round the most promising of those screened are measured on the search split.
+
+    Where the budget limits the cost that is compared, all of this happens just below the limit.
+
+    Attributes:
+        score: Sensitivity score of the additive model.
+        screens: Candidates screened for each evaluation of the budget.
+        screen_images: Calibration images used to screen; all if None.
+        rounds: Rounds that the budget is divided into.
+    """
+
+    summary: ClassVar[str] = (
+        "The additive front, corrected by what measurements teach about pairs of layers."
+    )
+    needs_model: ClassVar[bool] = True
+
+    score: ScoreKind = "fisher"
+    screens: float = 4.0
+    screen_images: int | None = 256
+    rounds: int = 8
+
+    def __post_init__(self) -> None:
+        ScoreConfig(kind=self.score, images=self.screen_images)
+        if not 0 < self.screens < math.inf:
+            raise StudyError(f"screens must be a positive number, got {self.screens}")
+        if self.rounds < 1:
+            raise StudyError(f"rounds must be at least 1, got {self.rounds}")
+
+    def search(self, problem: Problem) -> None:
+        """Screen and measure in rounds until the budget is spent."""
+        from ..models.divergence import LogitDivergence  # brings torch
+
+        scores = problem.scores(ScoreConfig(kind=self.score, images=self.screen_images)).monotone()
+        divergence = LogitDivergence(
+            problem.quantized_model(), problem.calibration(), self.screen_images
+        )
+        model = AdditiveModel(problem.space, scores.pairs())
+        search = _Search(problem, model, divergence, _Axis.of(problem))
+        search.screen(search.first_candidates())
+        screens = math.ceil(self.screens * problem.budget.evaluations)
+        rounds = min(self.rounds, problem.remaining)
+        for number in range(rounds):
+            left = rounds - number
+            wanted = -(-(screens - len(search.rows)) // left)
+            if wanted > 0:
+                search.screen(search.next_candidates(wanted))
+            search.report(self.score)
+            search.measure(-(-problem.remaining // left))
+            if not problem.remaining:
+                return
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """Costs of choices, and the part of their range that counts.
+
+    Attributes:
+        space: The space.
+        costs: ``L x 33 x 33`` of the cost that is compared.
+        limits: Per limit, costs of the same shape and the largest sum.
+        allowed: ``L x 33 x 33``, whether a layer may have a pair of widths.
+        lowest: Smallest cost that counts.
+        highest: Largest.
+        end: Up to where the front is taken to go on level, so that what costs most counts, too.
+    """
+
+    space: BitSpace
+    costs: Floats
+    limits: tuple[tuple[Floats, float], ...]
+    allowed: npt.NDArray[np.bool_]
+    lowest: float
+    highest: float
+    end: float
+
+    @classmethod
+    def of(cls, problem: Problem) -> "_Axis":
+        name, space = problem.cost_name, problem.space
+        limits = problem.budget.limits
+        costs = problem.layer_costs(name)
+        allowed = np.ones(costs.shape, dtype=bool)
+        for weight, activation in space.forbid:
+            allowed[:, weight, activation] = False
+        widest = [max(space.weight_choices(i)) for i in range(len(space.layers))]
+        widest_activations = [max(space.activation_choices(i)) for i in range(len(space.layers))]
+        highest = float(costs[np.arange(len(widest)), widest, widest_activations].sum())
+        lowest = problem.pricing.smallest(space, name)
+        if limits.get(name, math.inf) < highest:
+            highest = limits[name]
+            lowest = max(lowest, (1 - WINDOW) * highest)
+        bounds = tuple((problem.layer_costs(each), limit) for each, limit in limits.items())
+        end = highest + WINDOW * max(highest - lowest, WINDOW * highest)
+        return cls(space, costs, bounds, allowed, lowest, highest, end)
+
+    def widths(self, states: States) -> tuple[States, States]:
+        """Return the widths of weights and activations, ``n x L`` each."""
+        weights = np.zeros((len(states), len(self.space.layers)), dtype=np.int64)
+        activations = np.zeros_like(weights)
+        for column, variable in zip(states.T, self.space.variables, strict=True):
+            bits = np.array(variable.choices)[column]
+            for slot in variable.slots:
+                (weights if slot.operand == "weight" else activations)[:, slot.layer] = bits
+        return weights, activations
+
+    @property
+    def free(self) -> npt.NDArray[np.intp]:
+        """The variables that have a choice."""
+        return np.flatnonzero([len(variable.choices) > 1 for variable in self.space.variables])
+
+    def price(self, states: States) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Return costs, and whether they are within all limits and forbid nothing."""
+        weights, activations = self.widths(states)
+        at = np.arange(weights.shape[1]), weights, activations
+        within = np.asarray(self.allowed[at].all(axis=1))
+        for costs, limit in self.limits:
+            within &= costs[at].sum(axis=1) <= limit
+        return self.costs[at].sum(axis=1), within
+
+    def allocations(self, states: States) -> list[BitAllocation]:
+        """Return the allocations of ``n x v`` choices."""
+        names = [layer.name for layer in self.space.layers]
+        rows = zip(*(part.tolist() for part in self.widths(states)), strict=True)
+        return [BitAllocation(names, weights, activations) for weights, activations in rows]
+
+    def states(self, allocation: BitAllocation) -> States:
+        """Return the choices of an allocation, ``v`` of them."""
+        widths = {"weight": allocation.weights, "activation": allocation.activations}
+        return np.array(
+            [
+                variable.choices.index(
+                    int(widths[variable.slots[0].operand][variable.slots[0].layer])
+                )
+                for variable in self.space.variables
+            ],
+            dtype=np.int64,
+        )
+
+
+@dataclass(eq=False)
+class _Search:
+    """What is known so far: the candidates that were screened, and which of them were measured.
+
+    Attributes:
+        problem: What is to be solved.
+        model: The additive model.
+        divergence: Screens.
+        axis: The costs.
+        rows: ``v`` choices of every candidate screened.
+        costs: What each costs.
+        values: The logarithm of its mean divergence.
+        firsts: Its divergence on each of the first images.
+        measured: Which of them were measured on the search split.
+        expected: Divergence that the surrogate predicted of some, before they were screened.
+    """
+
+    problem: Problem
+    model: AdditiveModel
+    divergence: "LogitDivergence"
+    axis: _Axis
+    rows: list[States] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    firsts: list[Floats] = field(default_factory=list)
+    measured: set[int] = field(default_factory=set)
+    expected: dict[int, float] = field(default_factory=dict)
+
+    # Candidates
+
+    def first_candidates(self) -> States:
+        """Return uniform allocations, and members of the additive curve that span the costs."""
+        space, limits = self.problem.space, self.problem.budget.limits
+        widths = sorted({bits for variable in space.variables for bits in variable.choices})
+        known = [space.uniform(bits) for bits in widths]
+        if limits:  # there may be so many that none of the curve is within all of them
+            costs = {name: (self.problem.layer_costs(name), limits[name]) for name in limits}
+            known.append(self.model.solve(costs).allocation)
+        first = np.array([self.axis.states(allocation) for allocation in known])
+        return self._fresh(np.concatenate([first, self._span(self.model, SEEDS)]))
+
+    def next_candidates(self, count: int) -> States:
+        """Return those with the largest expected improvement of the front."""
+        surrogate = self._surrogate()
+        pool = self._fresh(np.concatenate([self._solved_again(surrogate), self._changed()]))
+        costs, _ = self.axis.price(pool)
+        mean, deviation = surrogate.predict(pool[:, self.axis.free], self._prior(pool))
+        chosen = _most_promising(costs, mean, deviation, self._staircase(), self.axis, count)
+        for place, index in enumerate(chosen, start=len(self.rows)):
+            self.expected[place] = float(mean[index])
+        return pool[chosen]
+
+    def _span(self, model: AdditiveModel, count: int) -> States:
+        """Return members of a model's curve: half of them anywhere, half where it counts."""
+        curve = model.curve(self.axis.costs, cap=CURVE)
+        states = curve.states.astype(np.int64)
+        _, within = self.axis.price(states)
+        chosen: list[int] = []
+        for part in (within, within & (curve.costs >= self.axis.lowest)):
+            members = np.flatnonzero(part)[::-1]
+            if len(members):
+                order = farthest_first(curve.costs[members].tolist())
+                chosen += members[order[: count // 2]].tolist()
+        return states[chosen]
+
+    def _solved_again(self, surrogate: Surrogate) -> States:
+        """Return members of the additive curves that hold near some members of the front.
+
+        Near one allocation the surrogate is additive: its value where one choice is changed gives
+        scores, and what is optimal under those is a step of all layers at once.
+        """
+        front = np.array(self.rows)[self._front()]
+        centres = self.problem.rng.choice(len(front), size=min(CENTRES, len(front)), replace=False)
+        found = []
+        for centre in front[np.sort(centres)]:
+            changed, places = [], []
+            for v, variable in enumerate(self.problem.space.variables):
+                for state, bits in enumerate(variable.choices):
+                    changed.append(np.where(np.arange(len(centre)) == v, state, centre))
+                    places.append((variable.slots[0], bits))
+            states = np.array(changed)
+            mean, _ = surrogate.predict(states[:, self.axis.free], self._prior(states))
+            scores = np.where(np.isnan(self.model.scores), np.nan, 0.0)
+            for (slot, bits), value in zip(places, np.exp(mean).tolist(), strict=True):
+                if slot.operand == "weight":
+                    scores[slot.layer, bits, :] += value
+                else:
+                    scores[slot.layer, :, bits] += value
+            found.append(self._span(AdditiveModel(self.problem.space, scores), SEEDS))
+        return np.concatenate(found)
+
+    def _changed(self) -> States:
+        """Return members of the front with one to three choices changed at random."""
+        rng = self.problem.rng
+        parents = np.array(self.rows)[self._front()]
+        sizes = np.array([len(variable.choices) for variable in self.problem.space.variables])
+        free = self.axis.free
+        children = parents[rng.integers(len(parents), size=POOL)].copy()
+        changes = rng.integers(1, 4, size=POOL)
+        for turn in range(3 if len(free) else 0):
+            rows = np.flatnonzero(changes > turn)
+            genes = free[rng.integers(len(free), size=len(rows))]
+            shifts = 1 + (rng.random(len(rows)) * (sizes[genes] - 1)).astype(np.int64)
+            children[rows, genes] = (children[rows, genes] + shifts) % sizes[genes]
+        return children
+
+    def _fresh(self, candidates: States) -> States:
+        """Return those that were not screened, each once, within the limits."""
+        _, within = self.axis.price(candidates)
+        known = {states.tobytes() for states in self.rows}
+        distinct = {
+            states.tobytes(): states
+            for states, allowed in zip(candidates, within, strict=True)
+            if allowed and states.tobytes() not in known
+        }
+        return np.array(list(distinct.values()), dtype=np.int64).reshape(-1, candidates.shape[1])
+
+    # What is known
+
+    def _surrogate(self) -> Surrogate:
+        rows = np.array(self.rows)
+        return fit(rows[:, self.axis.free], self._prior(rows), np.array(self.values))
+
+    def _prior(self, states: States) -> Floats:
+        """Return the logarithm of what the additive model predicts."""
+        weights, activations = self.axis.widths(states)
+        scores = self.model.scores[np.arange(weights.shape[1]), weights, activations].sum(axis=1)
+        smallest = FLOOR * float(np.nanmax(self.model.scores))
+        return np.asarray(np.log(np.maximum(scores, max(smallest, np.finfo(float).tiny))))
+
+    def _front(self) -> npt.NDArray[np.intp]:
+        """Return the numbers of the candidates on the front, those that count if there are any."""
+        costs = np.array(self.costs)
+        numbers = np.flatnonzero((costs >= self.axis.lowest) & (costs <= self.axis.highest))
+        if not len(numbers):
+            numbers = np.arange(len(costs))
+        pairs = np.stack([costs, np.array(self.values)], axis=1)[numbers]
+        return numbers[non_dominated(pairs)]
+
+    def _staircase(self) -> tuple[Floats, Floats]:
+        """Return costs, ascending, and the best value at each or below."""
+        order = np.lexsort((self.values, self.costs))
+        costs = np.array(self.costs)[order]
+        return costs, np.minimum.accumulate(np.array(self.values)[order])
+
+    # Measuring
+
+    def screen(self, candidates: States) -> None:
+        """Measure the divergence of candidates, on fewer images of those clearly behind."""
+        if not len(candidates):
+            return
+        costs, _ = self.axis.price(candidates)
+        allocations = self.axis.allocations(candidates)
+        first = self.divergence(allocations, 0, 1)
+        going = np.flatnonzero(
+            [not self._is_behind(*pair) for pair in zip(costs, first, strict=True)]
+        )
+        rest = self.divergence([allocations[i] for i in going], 1)
+        self.problem.charge(forward=first.size + rest.size)
+        values = first.mean(axis=1)
+        if len(going):
+            whole = np.concatenate([first[going], rest], axis=1).mean(axis=1)
+            # The first images may be harder or easier than all of them, for everyone alike.
+            values *= np.median(whole / values[going])
+            values[going] = whole
+        worst = max(self.values, default=0.0) + 1.0
+        self.rows += list(candidates)
+        self.costs += costs.tolist()
+        self.values += [
+            math.log(max(value, FLOOR)) if math.isfinite(value) else worst
+            for value in values.tolist()
+        ]
+        self.firsts += list(first)
+
+    def _is_behind(self, cost: float, first: Floats) -> bool:
+        """Return whether something that costs no more is clearly better on the first images."""
+        rivals = np.flatnonzero(np.array(self.costs) <= cost)
+        if not len(rivals):
+            return False
+        rival = rivals[np.argmin(np.array(self.values)[rivals])]
+        ahead = first - self.firsts[rival]
+        error = float(ahead.std()) / math.sqrt(len(ahead))
+        return bool(ahead.mean() > HOPELESS * error)
+
+    def measure(self, count: int) -> None:
+        """Measure those of the screened that stand out, front by front, spread over the costs."""
+        costs, values = np.array(self.costs), np.array(self.values)
+        counts = (costs >= self.axis.lowest) & (costs <= self.axis.highest)
+        chosen: list[int] = []
+        left = np.array([n for n in range(len(costs)) if n not in self.measured], dtype=np.intp)
+        while len(left) and len(chosen) < count:
+            part = left[counts[left]] if counts[left].any() else left
+            layer = part[non_dominated(np.stack([costs[part], values[part]], axis=1))]
+            best_first = layer[np.argsort(values[layer], kind="stable")]
+            spread = [int(best_first[i]) for i in farthest_first(costs[best_first].tolist())]
+            chosen += spread[: count - len(chosen)]
+            left = np.setdiff1d(left, layer)
+        self.measured |= set(chosen)
+        self.problem.evaluate(self.axis.allocations(np.array(self.rows)[chosen]))
+
+    def report(self, score: str) -> None:
+        """Report what was learned so far."""
+        allocations = self.axis.allocations(np.array(self.rows))
+        surrogate = self._surrogate()
+        places = sorted(self.expected)
+        missed = [self.values[place] - self.expected[place] for place in places]
+        self.problem.findings.update(
+            {
+                "predicts": "kl",
+                "predicted": {
+                    allocation.key: math.exp(value)
+                    for allocation, value in zip(allocations, self.values, strict=True)
+                },
+                "screened": len(self.rows),
+                "additivity": {
+                    "score": score,
+                    "explained_by_additive_model": surrogate.explained,
+                    "share_of_pairs_in_the_rest": surrogate.pair_share,
+                    "log_error_of_surrogate": float(np.sqrt(np.mean(np.square(missed))))
+                    if missed
+                    else None,
+                },
+            }
+        )
+
+
+def _most_promising(
+    costs: Floats,
+    mean: Floats,
+    deviation: Floats,
+    staircase: tuple[Floats, Floats],
+    axis: _Axis,
+    count: int,
+) -> list[int]:
+    """Return the numbers of ``count`` candidates, one after the other by expected improvement.
+
+    The improvement is the area that a candidate adds under the staircase of the front, between the
+    costs that count. Each choice is believed to come out as predicted before the next is made.
+    """
+    steps, best = staircase
+    worst = float(best.max())
+    chosen: list[int] = []
+    open_ = costs <= axis.highest
+    for _ in range(min(count, int(open_.sum()))):
+        edges = np.clip(np.append(steps, axis.end), axis.lowest, axis.end)
+        levels = best
+        if steps[0] > axis.lowest:
+            edges, levels = np.append(axis.lowest, edges), np.append(worst, best)
+        lengths = np.maximum(edges[None, 1:] - np.maximum(edges[None, :-1], costs[:, None]), 0.0)
+        gap = (levels[None, :] - mean[:, None]) / deviation[:, None]
+        density = np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)
+        improvement = deviation[:, None] * (gap * ndtr(gap) + density)
+        gain = np.where(open_, (lengths * improvement).sum(axis=1), -np.inf)
+        index = int(np.argmax(gain))
+        open_[index] = False
+        chosen.append(index)
+        place = int(np.searchsorted(steps, costs[index], side="right"))
+        steps = np.insert(steps, place, costs[index])
+        best = np.minimum.accumulate(np.insert(best, place, mean[index]))
+    return chosen
