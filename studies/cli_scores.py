@@ -155,6 +155,8 @@ def _score_text(score: float) -> str:
 
 
 def _print_solved(solved: "Solved") -> None:
+    from .findings import EQUAL_GAP
+
     solution = solved.solution
     allocation = solution.allocation
     print_rows(
@@ -171,7 +173,7 @@ def _print_solved(solved: "Solved") -> None:
             "predicted score": solution.score,
             "status": solution.status,
             "bound": solution.bound,
-            "gap": solution.gap,
+            "gap": 0.0 if solution.gap < EQUAL_GAP else solution.gap,
             "solver seconds": solution.wall_s,
             **{name: int(cost) if name in _WHOLE else cost for name, cost in solved.costs.items()},
             "allocation": allocation.key,

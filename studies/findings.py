@@ -14,7 +14,7 @@ import numpy as np
 
 from ..spaces import Measurement
 
-_EQUAL = 1e-9
+EQUAL_GAP = 1e-9
 """A relative gap this small is rounding."""
 
 Pair = tuple[float, float]
@@ -92,7 +92,7 @@ def solver_text(findings: Mapping[str, Any]) -> str:
     if not known:
         return statuses
     widest = max(known, key=lambda solution: float(solution["gap"]))
-    gap = float(widest["gap"]) if widest["gap"] > _EQUAL else 0.0
+    gap = float(widest["gap"]) if widest["gap"] > EQUAL_GAP else 0.0
     details = (f"{n} {widest[n]:.4g}" for n in ("score", "bound") if _is_number(widest.get(n)))
     which = "gap" if len(solutions) == 1 else "largest gap"
     return f"{statuses}; {which} {gap:.2g} ({', '.join(details)})"
