@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..spaces import OBJECTIVES, Measurement, StudyError, nearest
+from ..spaces import StudyError, nearest
 
 LIMITABLE = ("energy", "size", "bops", "mean_weight_bits", "mean_activation_bits")
 """The objectives that can be limited: those whose cost is known before anything is measured."""
@@ -55,8 +55,3 @@ def limit_text(limit: float) -> str:
         ('0.6', '20000', '1234567')
     """
     return repr(float(limit)).removesuffix(".0")
-
-
-def respects(measurement: Measurement, limits: Mapping[str, float]) -> bool:
-    """Return whether every limited cost of a measurement is known and at most its limit."""
-    return all(getattr(measurement, OBJECTIVES[name].attribute) <= limits[name] for name in limits)

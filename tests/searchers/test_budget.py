@@ -1,11 +1,8 @@
 import math
-from dataclasses import replace
 
 import pytest
 
 from bitfront.searchers import Budget
-from bitfront.searchers.budget import respects
-from bitfront.searchers.synthetic import tabular_problem
 from bitfront.spaces import StudyError
 
 
@@ -36,8 +33,6 @@ def test_limits_are_checked(limits, message):
         Budget(5, limits)
 
 
-def test_a_cost_that_is_not_known_respects_no_limit():
-    problem = tabular_problem()
-    (measured,) = problem.evaluate([problem.space.uniform(4)])
-    assert respects(measured, {"energy": 1.0, "size": 10**9})
-    assert not respects(replace(measured, energy_vs_w8a8=math.nan), {"energy": 1.0})
+def test_a_limit_may_name_another_table_and_mean_widths():
+    limits = {"energy:jouppi-7nm": 0.5, "mean_weight_bits": 4, "mean_activation_bits": 6.5}
+    assert Budget(5, limits).limits == limits

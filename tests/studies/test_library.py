@@ -20,6 +20,8 @@ EXPECTED = {
     # patch embedding, 5 blocks of qkv, 2 matmuls, projection, 2 MLP layers, and the head
     "mnist-vit": ((1, 28, 28), 10, 1 + 5 * 6 + 1),
     "cifar10-resnet20": ((3, 32, 32), 10, 20),
+    "cifar10-resnet20-strategies": ((3, 32, 32), 10, 20),
+    "cifar10-resnet20-weights": ((3, 32, 32), 10, 20),
     # stem, 8 blocks of 2, 3 downsampling ones, the head
     "cifar100-resnet18": ((3, 32, 32), 100, 1 + 8 * 2 + 3 + 1),
     # stem, a block without expansion, blocks of 3, head convolution, classifier
@@ -54,8 +56,8 @@ def test_a_ready_study_is_valid_and_explains_itself(study, files):
     spec = StudySpec.load(study)
     assert spec.study == study
     assert spec.description
-    assert {"uniform", "percentile"} <= {strategy.name for strategy in spec.strategies}
-    assert spec.strategies[0].settings["widths"][:3] == [8, 6, 4]
+    assert spec.strategies[0].name == "uniform"  # the curve that all others have to beat
+    assert len(spec.strategies) >= 2
     comment = re.match(r"(# .*\n|#\n)+", (LIBRARY / f"{study}.yaml").read_text())
     assert comment is not None
     for word in ("?", "Needs", "ake"):  # a question, what it needs, what it takes
