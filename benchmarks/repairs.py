@@ -29,6 +29,7 @@ WIDTHS = (2, 3, 4, 6)
 ADAROUND = {"rounding": "adaround"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
+    "output-mse ranges": {"weight_observer": "output-mse"},
     "equalization": {"equalization": True},
     "bias correction": {"bias_correction": True},
     "adaround": ADAROUND,

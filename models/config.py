@@ -22,7 +22,7 @@ Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 OptimizerName = Literal["sgd", "adam", "adamw", "adadelta"]
 Schedule = Literal["constant", "cosine"]
 Augmentation = Literal["none", "crop", "crop-flip"]
-WeightObserver = Literal["minmax", "mse"]
+WeightObserver = Literal["minmax", "mse", "output-mse"]
 ActivationScheme = Literal["affine", "symmetric"]
 ActivationObserver = Literal["minmax", "percentile", "mse", "kl"]
 Rounding = Literal["nearest", "adaround"]
@@ -154,7 +154,8 @@ class QuantizerConfig:
 
     Attributes:
         weight_observer: Per output channel, ``minmax`` takes max|w|, ``mse`` the range with the
-            smallest squared error.
+            smallest squared error of the weights, ``output-mse`` that with the smallest squared
+            error of the layer's output on the calibration images.
         activation_scheme: ``affine`` or ``symmetric``, per tensor.
         activation_observer: How the range of an activation follows from the calibration images.
         percentile: Of ``activation_observer="percentile"``: the share of values, in percent, that
@@ -215,7 +216,8 @@ class QuantizerConfig:
     @property
     def repairs_weights(self) -> bool:
         """Whether weights and biases are repaired width by width."""
-        return self.bias_correction or self.rounding != "nearest"
+        by_output = self.weight_observer == "output-mse"
+        return by_output or self.bias_correction or self.rounding != "nearest"
 
     @property
     def digest(self) -> str:

@@ -217,7 +217,8 @@ def weight_fraction(weight: Tensor, bits: int, observer: WeightObserver) -> Tens
     Args:
         weight: ``out_channels x ...``.
         bits: Width the range is for; above 8 bits ``mse`` takes 1.
-        observer: ``minmax`` or ``mse``.
+        observer: ``minmax``, or ``mse``; ``output-mse``, which needs to know the layer's input,
+            starts from ``mse`` and is `repair.weights`' business.
 
     Returns:
         ``[out_channels]``, in (0, 1], or [-1, 0) for channels whose grid is turned round; see
@@ -226,7 +227,7 @@ def weight_fraction(weight: Tensor, bits: int, observer: WeightObserver) -> Tens
     rows = weight.detach().reshape(weight.shape[0], -1)
     largest = rows.abs().amax(dim=1, keepdim=True)
     best = torch.ones_like(largest)
-    if observer == "mse" and bits <= _FINEST_SEARCHED:
+    if observer != "minmax" and bits <= _FINEST_SEARCHED:
         best, least = _least_row_error(rows, largest, bits, best)
         if bits < _FINEST_SEARCHED:
             turned, error = _least_row_error(rows, largest, bits, -best.sign())

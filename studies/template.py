@@ -40,7 +40,7 @@ data:
 #   forbid: []                           # [weight width, activation width] pairs, as [2, 8]
 
 # quantizer:
-#   weight_observer: mse                 # or minmax
+#   weight_observer: mse                 # or minmax, output-mse
 #   activation_scheme: affine            # or symmetric
 #   activation_observer: percentile      # or minmax, mse, kl
 #   percentile: 99.99

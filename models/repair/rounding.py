@@ -9,6 +9,7 @@ result is deterministic, needs no step size, and is not bound to the two neighbo
 turns with the codes, the scale of every row takes its best value, which has a closed form.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ show must not be taken for free."""
 _SWEEPS = 4  # over all codes; there is little to gain after two
 _REFITS = 2  # of the scales
 _FIRST_SCALES = tuple(step / 10 for step in range(5, 14))
+_FINE_SCALES = tuple(step / 25 for step in range(5, 40))
 _FINEST_TURNED = 8  # bits, from which on the side of the extra code does not matter
 _BLOCK = 64  # columns whose effect on all others is computed at once
 
@@ -88,26 +90,43 @@ def best_rounding(weight: Tensor, second: Tensor, grids: RowGrids, bits: int) ->
         grids: To begin with; of their kind the result is.
         bits: Their width.
     """
-    mean = second.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=torch.finfo(second.dtype).tiny)
-    eye = torch.eye(second.shape[1], dtype=second.dtype, device=second.device)
-    cost = second / mean[:, None, None] + _DAMPING * eye
-    best = _with_first_scales(weight, cost, grids, bits)
+    cost, unit = _damped(second)
+    best = _with_best_scale(weight, cost, grids, bits, _FIRST_SCALES)
     found = _settled(weight, cost, best)
     best = best.or_better(found)
     for _ in range(_REFITS):
         found = _settled(weight, cost, _refitted(weight, cost, found))
         best = best.or_better(found)
-    return Rounded(best.codes, best.grids, best.error * mean[:, None, None])
+    return Rounded(best.codes, best.grids, best.error * unit)
 
 
-def _with_first_scales(weight: Tensor, cost: Tensor, grids: RowGrids, bits: int) -> Rounded:
-    """Return nearest points for the scale that suits them best, of a few."""
+def best_scales(weight: Tensor, second: Tensor, grids: RowGrids, bits: int) -> Rounded:
+    """Return nearest points, on grids whose scales give a small mean squared error of the output.
+
+    Arguments and the error as for `best_rounding`.
+    """
+    cost, unit = _damped(second)
+    best = _with_best_scale(weight, cost, grids, bits, _FINE_SCALES)
+    return Rounded(best.codes, best.grids, best.error * unit)
+
+
+def _damped(second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cost of errors, damped, and the unit it is in: ``groups x 1 x 1``."""
+    unit = second.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=torch.finfo(second.dtype).tiny)
+    eye = torch.eye(second.shape[1], dtype=second.dtype, device=second.device)
+    return second / unit[:, None, None] + _DAMPING * eye, unit[:, None, None]
+
+
+def _with_best_scale(
+    weight: Tensor, cost: Tensor, grids: RowGrids, bits: int, factors: Sequence[float]
+) -> Rounded:
+    """Return nearest points for the scale that suits them best, of the given multiples."""
     best = _judged(weight, cost, grids.nearest(weight), grids)
     sides = [grids]
     if bits < _FINEST_TURNED:
         sides.append(RowGrids(grids.scale, -grids.highest, -grids.lowest))
     for side in sides:
-        for factor in _FIRST_SCALES:
+        for factor in factors:
             tried = RowGrids(side.scale * factor, side.lowest, side.highest)
             best = best.or_better(_judged(weight, cost, tried.nearest(weight), tried))
     return best

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from ...spaces import FLOAT_BITS, ModelError, Scores
+from ...spaces import FLOAT_BITS, BitAllocation, ModelError, Scores
 from ...spaces.scores import Choices, blank_values, require_scored
 from ..config import ScoreConfig
 from ..quantized import QuantizedModel
@@ -54,6 +54,7 @@ def compute_scores(
     images = LabelledImages(batches, batch_size(model.layers), config.images, device)
     probes, found = probes_of(model, choices), Found()
     if probes:
+        _repair(model, choices)
         with _at_rest(model):
             found = _scored(model, images, probes, config)
     values = blank_values(model.layers, choices)
@@ -73,6 +74,14 @@ def compute_scores(
         found.images_backward,
         time.perf_counter() - started,
     )
+
+
+def _repair(model: QuantizedModel, choices: Choices) -> None:
+    """Have repairs made before layers are watched: they may need passes of their own."""
+    names = [layer.name for layer in model.layers]
+    for turn in range(max(len(weights) for weights, _ in choices)):
+        widths = [int(weights[min(turn, len(weights) - 1)]) for weights, _ in choices]
+        model.repair(BitAllocation(names, widths, widths))
 
 
 def _scored(

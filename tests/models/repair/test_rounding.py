@@ -5,7 +5,7 @@ import torch
 
 from bitfront.models.engine import Engine
 from bitfront.models.evaluate import evaluate_each
-from bitfront.models.repair.rounding import RowGrids, best_rounding
+from bitfront.models.repair.rounding import RowGrids, best_rounding, best_scales
 from bitfront.spaces import BitAllocation
 
 
@@ -74,6 +74,18 @@ def test_weights_on_the_grid_stay():
     torch.testing.assert_close(best.codes * best.grids.scale, weight)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_scales_alone_round_to_the_nearest_and_lower_the_error(bits):
+    weight, second, grids = problem(bits=bits)
+    best = best_scales(weight, second, grids, bits)
+    assert torch.equal(best.codes, best.grids.nearest(weight))
+    found = error(weight, second, best.codes, best.grids.scale)
+    nearest = error(weight, second, grids.nearest(weight), grids.scale)
+    assert bool((found <= nearest * 1.02).all())
+    assert bits == 8 or found.sum() < 0.9 * nearest.sum()
+    assert best_rounding(weight, second, grids, bits).error.sum() <= best.error.sum()
+
+
 def test_inputs_that_never_occur_do_no_harm():
     weight, second, grids = problem()
     second[:, 2], second[:, :, 2] = 0, 0
@@ -116,6 +128,7 @@ def test_a_published_network_survives_few_bits(cifar10_case):
     found = {}
     for settings in (
         {},
+        {"weight_observer": "output-mse"},
         {"bias_correction": True},
         {"rounding": "adaround"},
         {"rounding": "adaround", "bias_correction": True},
@@ -128,7 +141,8 @@ def test_a_published_network_survives_few_bits(cifar10_case):
         ]
         counts = evaluate_each(engine, allocations, cifar10_case.data.test, 250)
         found[tuple(settings)] = [one.accuracy for one in counts]
-    plain, bias, rounding, both = found.values()
+    plain, scales, bias, rounding, both = found.values()
+    assert scales[0] > 0.65 and scales[1] > plain[1]
     assert plain[0] < 0.25 < 0.8 < rounding[0] < both[0]
     assert plain[1] < bias[1] < both[1]
     assert both[0] > 0.88 and both[1] > 0.91
