@@ -97,7 +97,7 @@ class Frontier(Searcher):
 
         scores = problem.scores(ScoreConfig(kind=self.score, images=self.screen_images)).monotone()
         divergence = LogitDivergence(
-            problem.quantized_model(), problem.calibration(), self.screen_images
+            problem.shared_model, problem.calibration(), self.screen_images
         )
         model = AdditiveModel(problem.space, scores.pairs())
         search = _Search(problem, model, divergence, _Axis.of(problem))

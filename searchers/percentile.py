@@ -145,7 +145,9 @@ def _sensitivity(problem: Problem, bits: int) -> npt.NDArray[np.float64]:
     """Return ||y_full - y_quant||_2 of each layer's output over the calibration set."""
     from ..models.sensitivity import layer_output_l2  # brings torch
 
-    sensitivity = layer_output_l2(problem.quantized_model(), problem.calibration(), bits)
+    batches = problem.calibration()
+    sensitivity = layer_output_l2(problem.shared_model, batches, bits)
+    problem.charge(forward=sum(len(images) for images, _ in batches))
     if not np.isfinite(sensitivity).all():
         worst = problem.space.layers[int(np.argmin(np.isfinite(sensitivity)))].name
         raise EvaluationError(f"the output of layer {worst!r} is not finite at {bits} bits")

@@ -264,7 +264,7 @@ class Problem:
             from ..models.sensitivity import compute_scores  # brings torch
 
             found = compute_scores(
-                source.quantized_model(), source.calibration(), config, choices, signature
+                self.shared_model, source.calibration(), config, choices, signature
             )
             if self._score_store is not None:
                 self._score_store.put(found)
@@ -288,6 +288,18 @@ class Problem:
 
     def quantized_model(self) -> "QuantizedModel":
         """Return a fresh, calibrated copy of the network to look into or to change.
+
+        Raises:
+            StudyError: If the problem carries no network.
+        """
+        return self._source().quantized_model()
+
+    @cached_property
+    def shared_model(self) -> "QuantizedModel":
+        """A calibrated copy of the network, made once, to look into and to leave as it is.
+
+        Sensitivity scores are computed on it. Calibration, and weights that are repaired from
+        calibration images, take seconds; who does not change the network need not pay them twice.
 
         Raises:
             StudyError: If the problem carries no network.

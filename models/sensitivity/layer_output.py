@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import FLOAT_BITS
+from ...spaces import FLOAT_BITS, BitAllocation
 from ..quantized import Batch, QuantizedModel, images_of
 from ..quantized_layers import QuantizedLayer
 
@@ -51,6 +51,8 @@ def layer_output_l2(
 
         return layer.register_forward_hook(compare)
 
+    for width in widths:  # before layers are watched: repairs may need passes of their own
+        model.repair(BitAllocation.uniform(model.layers, width))
     allocation, training = model.allocation, model.training
     model.eval()
     model.set_allocation(None)

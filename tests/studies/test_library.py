@@ -26,6 +26,9 @@ EXPECTED = {
     "cifar100-resnet18": ((3, 32, 32), 100, 1 + 8 * 2 + 3 + 1),
     # stem, a block without expansion, blocks of 3, head convolution, classifier
     "imagenet-efficientnet-lite0": ((3, 224, 224), 1000, 1 + 2 + 15 * 3 + 1 + 1),
+    "imagenet-efficientnet-lite0-strategies": ((3, 224, 224), 1000, 1 + 2 + 15 * 3 + 1 + 1),
+    "imagenet-mobilenetv2-strategies": ((3, 224, 224), 1000, 1 + 2 + 16 * 3 + 1 + 1),
+    "mnist-vit-strategies": ((1, 28, 28), 10, 1 + 5 * 6 + 1),
     "imagenet-mobilenetv2": ((3, 224, 224), 1000, 1 + 2 + 16 * 3 + 1 + 1),
     "imagenet-deit-tiny": ((3, 224, 224), 1000, 1 + 12 * 6 + 1),
 }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitfront.models import build_model, quantized_layers
+from bitfront.models import QuantizerConfig, build_model, quantized_layers
 from bitfront.models.profile import profile
 from bitfront.models.quantized import QuantizedModel
 from bitfront.models.sensitivity import layer_output_l2
@@ -50,6 +50,24 @@ def test_one_pass_gives_what_quantizing_one_layer_at_a_time_gives(
         model.set_allocation(floating.replace(layer.name, weight=weight, activation=activation))
         slow = (full - outputs(model, layer.name, batches)).norm().item()
         assert value == pytest.approx(slow, rel=1e-5)
+
+
+def test_repairs_that_are_made_on_the_way_change_nothing():
+    network = build_model("cnn5", classes=10, input_shape=(1, 8, 8))
+    layers = profile(network, (1, 8, 8))
+    batches = list(torch.randn(3, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+    def model():
+        config = QuantizerConfig(rounding="adaround", bias_correction=True)
+        made = QuantizedModel(network, layers, config)
+        made.calibrate(batches)
+        return made
+
+    ready = model()
+    for bits in (3, 4):
+        ready.set_allocation(BitAllocation.uniform(ready.layers, bits))
+    expected = layer_output_l2(ready, batches, [3, 4])
+    np.testing.assert_array_equal(layer_output_l2(model(), batches, [3, 4]), expected)
 
 
 def test_several_widths_come_from_one_pass(calibrated):
