@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..spaces import BitAllocation
+from ..spaces import BitAllocation, ModelError
 from .engine import Engine, NonFiniteError
 from .quantized import QuantizedModel
 
@@ -29,6 +29,9 @@ class LogitDivergence:
         batches: Images with labels, which are ignored.
         limit: Most images used; all if None.
 
+    Raises:
+        ModelError: If there are no images, or the float network's logits for one are not finite.
+
     Attributes:
         count: How many images there are.
     """
@@ -39,11 +42,19 @@ class LogitDivergence:
         batches: Sequence[tuple[Tensor, Tensor]],
         limit: int | None = None,
     ) -> None:
+        if not batches:
+            raise ModelError("a divergence needs at least one batch of images, got none")
         images = torch.cat([x for x, _ in batches])[:limit]
         self.count = len(images)
         self._chunks = list(torch.split(images, CHUNK))
         self._engine = Engine(model, images[:_EXAMPLES])
-        self._expected = [self._log_softmax([None], chunk)[0] for chunk in self._chunks]
+        self._expected: list[Tensor] = []
+        for chunk in self._chunks:
+            self._expected.append(self._log_softmax([None], chunk)[0])
+            if not torch.isfinite(self._expected[-1]).all():
+                raise ModelError(
+                    "the float network's logits for a calibration image are not finite"
+                )
 
     def __call__(
         self, allocations: Sequence[BitAllocation], start: int = 0, stop: int | None = None
@@ -83,7 +94,7 @@ class LogitDivergence:
         except NonFiniteError:
             if len(allocations) > 1:
                 return [self._log_softmax([one], images)[0] for one in allocations]
-            return [torch.full_like(self._expected[0][:1], torch.nan)]
+            return [torch.full((len(images), 1), torch.nan, dtype=torch.float64)]
         return [found.double().log_softmax(dim=1) for found in logits]
 
 

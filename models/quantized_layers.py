@@ -442,8 +442,8 @@ class QuantizedWeightLayer(QuantizedLayer):
             assert isinstance(grid.scale, Tensor)
             codes, scales = quantize(weight, grid), grid.scale.flatten()
             for rows, repaired in self._repaired_rows(bits):
-                codes[rows] = repaired.codes[rows].to(codes)
-                scales[rows] = repaired.scales[rows].to(scales)
+                codes[rows] = repaired.codes.to(codes)[rows]
+                scales[rows] = repaired.scales.to(scales)[rows]
             bias = self._repaired_bias(bits)
             return WeightCodes(codes, scales, None if bias is None else bias.detach())
 
@@ -522,8 +522,8 @@ class QuantizedWeightLayer(QuantizedLayer):
             with torch.inference_mode(False), torch.no_grad():
                 points = fake_quantize(weight, self.weight_grid(weight, bits))
                 for rows, repaired in self._repaired_rows(bits):
-                    column = repaired.scales[rows].to(points).view(-1, *[1] * (points.dim() - 1))
-                    points[rows] = repaired.codes[rows].to(points) * column
+                    column = repaired.scales.to(points)[rows].view(-1, *[1] * (points.dim() - 1))
+                    points[rows] = repaired.codes.to(points)[rows] * column
                 return points
 
         if self._is_recorded(weight):

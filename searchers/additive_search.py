@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ..spaces import BitAllocation, OutOfTimeError
+from ..spaces import BitAllocation, InfeasibleError, OutOfTimeError
 from .additive import AdditiveModel, Curve, Solution
+from .pricing import SLACK, Pricing, is_within
 from .problem import Problem
 from .spread import farthest_first
 
@@ -35,11 +36,11 @@ def measure_best(
         SolverError: If the solver failed.
     """
     limits = problem.budget.limits
-    solved = [solve_within(problem, model, limits, time_limit_s)] if limits else []
+    solved = [solve_within(problem.pricing, model, limits, time_limit_s)] if limits else []
     curve = model.curve(problem.layer_costs(problem.cost_name))
     inside = np.arange(len(curve))[::-1]  # without limits, the best score comes first
     for name, limit in limits.items():
-        inside = inside[curve.totals(problem.layer_costs(name))[inside] <= limit]
+        inside = inside[is_within(curve.totals(problem.layer_costs(name))[inside], limit)]
     if len(inside) < problem.remaining and set(limits) - {problem.cost_name}:
         solved += _at_other_costs(problem, model, solved[0], time_limit_s)
     chosen = _spread(problem, [solution.allocation for solution in solved], curve, inside)
@@ -50,12 +51,12 @@ def measure_best(
 
 
 def solve_within(
-    problem: Problem, model: AdditiveModel, limits: Mapping[str, float], time_limit_s: float
+    pricing: Pricing, model: AdditiveModel, limits: Mapping[str, float], time_limit_s: float
 ) -> Solution:
     """Return the allocation with the smallest score among those whose price is within limits.
 
     Args:
-        problem: Prices allocations.
+        pricing: Prices allocations.
         model: Scores of the problem's space.
         limits: Name of a cost -> the largest acceptable price.
         time_limit_s: Seconds the solver may take.
@@ -65,18 +66,19 @@ def solve_within(
         OutOfTimeError: If the solver found none in its time.
         SolverError: If the solver failed.
     """
-    costs = {name: problem.layer_costs(name) for name in limits}
+    costs = {name: pricing.layer_costs(name) for name in limits}
     most = dict(limits)
     while True:
         solution = model.solve(
             {name: (costs[name], most[name]) for name in limits}, time_limit_s=time_limit_s
         )
         # A price can be above the sum over the layers: sizes are rounded up to bytes.
-        beyond = [n for n in limits if problem.price(solution.allocation, n) > limits[n]]
+        prices = {name: pricing.price(solution.allocation, name) for name in limits}
+        beyond = [name for name in limits if not is_within(prices[name], limits[name])]
         if not beyond:
             return solution
         for name in beyond:
-            most[name] = float(np.nextafter(solution.costs[name], -np.inf))
+            most[name] = solution.costs[name] * (1 - 10 * SLACK)
 
 
 def _at_other_costs(
@@ -91,12 +93,13 @@ def _at_other_costs(
     costs = np.where(np.isnan(model.scores), np.nan, problem.layer_costs(name))
     found: list[Solution] = []
     try:
-        cheapest = solve_within(problem, AdditiveModel(problem.space, costs), limits, time_limit_s)
-        low, high = cheapest.score, problem.price(best.allocation, name)
+        pricing = problem.pricing
+        cheapest = solve_within(pricing, AdditiveModel(problem.space, costs), limits, time_limit_s)
+        low, high = (problem.price(s.allocation, name) for s in (cheapest, best))
         count = min(problem.remaining, MOST_SOLVED) if high > low * (1 + 1e-9) else 0
-        for budget in np.linspace(low, high, count + 1)[1:-1]:
-            found.append(solve_within(problem, model, {**limits, name: budget}, time_limit_s))
-    except OutOfTimeError:
+        for budget in np.linspace(low, high, count + 1)[:-1]:
+            found.append(solve_within(pricing, model, {**limits, name: budget}, time_limit_s))
+    except (InfeasibleError, OutOfTimeError):
         pass  # what was found will do
     return found
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from ..spaces import BitSpace, SpaceError, StudyError
-from .budget import BudgetSpent
+from .budget import Budget, BudgetSpent
 from .problem import Problem
 
 
@@ -69,6 +69,13 @@ class Searcher(ABC):
                 f"got {space.granularity!r}"
             )
 
+    def check_budget(self, space: BitSpace, budget: Budget) -> None:  # noqa: B027 - most suit all
+        """Check that a budget suits what the strategy does; studies do so before anything runs.
+
+        Raises:
+            StudyError: If it does not.
+        """
+
     def run(self, problem: Problem) -> None:
         """Check that this strategy suits a problem, then `search` until the budget is spent.
 
@@ -77,9 +84,11 @@ class Searcher(ABC):
         Raises:
             InfeasibleError: If nothing in the space respects the budget's limits.
             SpaceError: If `check` refuses the space.
-            StudyError: If it needs the network and the problem has none.
+            StudyError: If `check_budget` refuses the budget, or it needs the network and the
+                problem has none.
         """
         self.check(problem.space)
+        self.check_budget(problem.space, problem.budget)
         if self.needs_model and not problem.has_model:
             raise StudyError(
                 f"{type(self).__name__} looks into the network, and this problem carries none"

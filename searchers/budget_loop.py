@@ -16,7 +16,7 @@ from ..spaces.constraints import Variable
 from ..spaces.slots import OPERANDS
 from .base import Searcher
 from .budget import limit_text
-from .pricing import shown_cost
+from .pricing import is_within, shown_cost
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
@@ -89,7 +89,7 @@ def budget_loop(
         InfeasibleError: If no allocation on the way does; it says the smallest achievable cost.
     """
     for widths in way_down(space, start):
-        if all(cost_of(costs, widths) <= limit for costs, limit in limits.values()):
+        if all(is_within(cost_of(costs, widths), limit) for costs, limit in limits.values()):
             return allocation_of(space, widths)
     raise InfeasibleError(_too_dear(space, limits, start))
 

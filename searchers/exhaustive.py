@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..spaces import StudyError
+from ..spaces import BitSpace, StudyError
 from .base import Searcher
+from .budget import Budget
 from .problem import Problem
 from .registry import register
 
@@ -25,18 +26,16 @@ class Exhaustive(Searcher):
     granularities: ClassVar[frozenset[str]] = frozenset({"layer", "channel"})
     deterministic: ClassVar[bool] = True
 
-    def search(self, problem: Problem) -> None:
-        """Measure all of the space.
-
-        Raises:
-            StudyError: If it is larger than the budget.
-        """
-        size, budget = problem.space.size, problem.budget.evaluations
-        if size > budget:
+    def check_budget(self, space: BitSpace, budget: Budget) -> None:
+        """Refuse a space that is larger than the budget."""
+        if space.size > budget.evaluations:
             raise StudyError(
-                f"exhaustive measures all {size} allocations of the space, and the budget is "
-                f"{budget} evaluations: raise it, or offer fewer widths"
+                f"exhaustive measures all {space.size} allocations of the space, and the budget is "
+                f"{budget.evaluations} evaluations: raise it, or offer fewer widths"
             )
+
+    def search(self, problem: Problem) -> None:
+        """Measure all of the space."""
         everything = problem.only_allowed(problem.space.enumerate())
         for start in range(0, len(everything), BATCH):
             problem.evaluate(everything[start : start + BATCH])

@@ -19,6 +19,7 @@ from ..models.config import ScoreConfig, ScoreKind
 from ..spaces import BitAllocation, BitSpace, StudyError, non_dominated
 from .additive import AdditiveModel
 from .base import Searcher
+from .pricing import is_within
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
@@ -100,6 +101,7 @@ class Frontier(Searcher):
             problem.shared_model, problem.calibration(), self.screen_images
         )
         model = AdditiveModel(problem.space, scores.pairs())
+        problem.charge(forward=divergence.count)  # in float, to compare with
         search = _Search(problem, model, divergence, _Axis.of(problem))
         search.screen(search.first_candidates())
         screens = math.ceil(self.screens * problem.budget.evaluations)
@@ -107,7 +109,7 @@ class Frontier(Searcher):
         for number in range(rounds):
             left = rounds - number
             wanted = -(-(screens - len(search.rows)) // left)
-            if wanted > 0:
+            if wanted > 0 and len(search.rows) < problem.space.size:
                 search.screen(search.next_candidates(wanted))
             search.report(self.score)
             search.measure(-(-problem.remaining // left))
@@ -177,7 +179,7 @@ class _Axis:
         at = np.arange(weights.shape[1]), weights, activations
         within = np.asarray(self.allowed[at].all(axis=1))
         for costs, limit in self.limits:
-            within &= costs[at].sum(axis=1) <= limit
+            within &= is_within(costs[at].sum(axis=1), limit)
         return self.costs[at].sum(axis=1), within
 
     def allocations(self, states: States) -> list[BitAllocation]:
@@ -363,7 +365,9 @@ class _Search:
         if len(going):
             whole = np.concatenate([first[going], rest], axis=1).mean(axis=1)
             # The first images may be harder or easier than all of them, for everyone alike.
-            values *= np.median(whole / values[going])
+            known = np.isfinite(whole) & (values[going] > 0)
+            if known.any():
+                values *= np.median(whole[known] / values[going][known])
             values[going] = whole
         worst = max(self.values, default=0.0) + 1.0
         self.rows += list(candidates)

@@ -10,6 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from ..models.config import ScoreConfig, ScoreKind
 from ..spaces import BitAllocation, StudyError
 from .base import Searcher
@@ -78,7 +81,9 @@ class Greedy(Searcher):
         float_network = problem.baseline
         if float_network is not None and not float_network.failed:
             return float_network.accuracy - self.allowed_drop
-        return _accuracy(problem, _ends(problem)[0]) - self.allowed_drop
+        dearest = _ends(problem)[0]
+        reference = dearest if problem.allows(dearest) else self._path(problem)[0]
+        return _accuracy(problem, reference) - self.allowed_drop
 
     def _spread(self, problem: Problem) -> None:
         """Measure points whose costs span those of the path, however few there are."""
@@ -121,7 +126,7 @@ class Greedy(Searcher):
             states = apply_flips(space, rank_flips(space, scores, costs))
         else:
             scores = scores.monotone()
-            states = cheapest_harm_first(space, scores, costs)
+            states = cheapest_harm_first(space, scores, _to_be_saved(problem))
         walk = itertools.chain(states, [narrowest(space)])
         path = problem.only_allowed(allocation_of(space, widths) for widths in walk)
         problem.findings["predicts"] = f"{self.score} score"
@@ -135,6 +140,19 @@ def _ends(problem: Problem) -> tuple[BitAllocation, BitAllocation]:
     """Return the allocations of the widest and of the narrowest widths."""
     dearest, cheapest = widest(problem.space), narrowest(problem.space)
     return allocation_of(problem.space, dearest), allocation_of(problem.space, cheapest)
+
+
+def _to_be_saved(problem: Problem) -> npt.NDArray[np.float64]:
+    """Return what flips save, by layer and widths: of all that is compared or limited, the shares.
+
+    A flip that saves nothing is never taken; with the compared cost alone, a limit on another might
+    never be met.
+    """
+    names = dict.fromkeys((problem.cost_name, *problem.budget.limits))
+    dearest = _ends(problem)[0]
+    parts = [problem.layer_costs(n) / (problem.price(dearest, n) or 1.0) for n in names]
+    shares: npt.NDArray[np.float64] = np.stack(parts).sum(axis=0)
+    return shares
 
 
 def _accuracy(problem: Problem, allocation: BitAllocation) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..spaces import SolverError, non_dominated
+from .pricing import SLACK, is_within
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -98,7 +99,7 @@ def minimise(
     for costs, limit in limits:
         above, floor = _above_floor(costs, allowed)
         room = limit - floor
-        slack = LOOSE * abs(room) + 1e-14 * abs(limit)
+        slack = LOOSE * abs(room) + 2 * SLACK * abs(limit)
         allowed &= above <= room + slack
         rows.append((above, room, slack))
         if not allowed.any(axis=(1, 2)).all():
@@ -248,7 +249,7 @@ def _without_dominated(allowed: Mask, criteria: Sequence[Array], ties: Sequence[
 def _holds(pairs: Pairs, ties: Sequence[Tie], limits: Sequence[tuple[Array, float]]) -> bool:
     """Return whether an answer respects all ties and limits, in exact sums."""
     tied = all(len({int(pairs[layer, operand]) for layer, operand in tie}) == 1 for tie in ties)
-    return tied and all(_total(costs, pairs) <= limit for costs, limit in limits)
+    return tied and all(is_within(_total(costs, pairs), limit) for costs, limit in limits)
 
 
 def _total(costs: Array, pairs: Pairs) -> float:

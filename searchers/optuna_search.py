@@ -119,7 +119,7 @@ class OptunaSearch(Searcher):
     def _caps(self, problem: Problem) -> list[float]:
         """Return caps on the problem's cost, evenly spaced up to its limit or its largest value."""
         if all(objective.name in MEASURED for objective in problem.objectives):
-            return [math.inf]
+            return [problem.budget.limits.get(problem.cost_name, math.inf)]
         space, name = problem.space, problem.cost_name
         low = problem.pricing.smallest(space, name)
         high = problem.price(space.uniform(max(offered_widths(space))), name)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from ..spaces import BitAllocation, BitSpace, Measurement, Objective
+from .pricing import is_within
 from .problem import Problem
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class OptunaStudy:
         self._objectives = problem.objectives if cap is None else (_to_measure(problem),)
         self._limits = dict(problem.budget.limits)
         if cap is not None:
-            self._limits[problem.cost_name] = cap
+            name = problem.cost_name
+            self._limits[name] = min(cap, self._limits.get(name, math.inf))
         with quiet_optuna():
             self._study: Study = optuna.create_study(
                 sampler=_make_sampler(sampler, len(self._objectives), population, seed),
@@ -165,10 +167,11 @@ class OptunaStudy:
         self._finish(trial, allocation, values)
 
     def _finish(self, trial: "Trial", allocation: BitAllocation, values: list[float]) -> None:
-        excess = {
-            name: self._problem.price(allocation, name) / limit - 1.0
-            for name, limit in self._limits.items()
-        }
+        excess = {}
+        for name, limit in self._limits.items():
+            price = self._problem.price(allocation, name)
+            share = price / limit - 1.0
+            excess[name] = min(share, 0.0) if is_within(price, limit) else share
         if not all(map(math.isfinite, excess.values())):
             self._fail(trial)
         elif self._cap is None:

@@ -90,7 +90,7 @@ class Percentile(Searcher):
         """Measure the sensitivities once, then the assignments that follow from them."""
         sensitivity = _sensitivity(problem, self.probe_bits)
         candidates = problem.only_allowed(self._assignments(problem.space, sensitivity))
-        order = farthest_first([problem.price(candidate) for candidate in candidates])
+        order = farthest_first([problem.price(a, problem.cost_name) for a in candidates])
         problem.evaluate([candidates[index] for index in order])
 
     def _assignments(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 _WIDTHS = FLOAT_BITS + 1
+
+SLACK = 1e-12
+"""Share of a limit by which a cost may be above it."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class Pricing:
         return np.stack([self._sizes(weight, index) for index in range(len(layers))])
 
     def allows(self, allocation: BitAllocation, limits: Mapping[str, float]) -> bool:
-        """Return whether every limited cost is known (not NaN) and at most its limit."""
-        return all(self.price(allocation, name) <= limit for name, limit in limits.items())
+        """Return whether every limited cost is known (not NaN) and within its limit."""
+        return all(is_within(self.price(allocation, name), limits[name]) for name in limits)
 
     def smallest(self, space: BitSpace, name: str) -> float:
         """Return the smallest cost any allocation of a space has.
@@ -112,7 +115,7 @@ class Pricing:
         """
         for name, limit in limits.items():
             smallest = self.smallest(space, name)
-            if smallest > limit:
+            if not is_within(smallest, limit):
                 raise InfeasibleError(
                     f"no allocation has {name} <= {limit_text(limit)} ({unit_of(name)}); the "
                     f"smallest achievable is {shown_cost(smallest)}: raise the limit or allow "
@@ -143,6 +146,19 @@ class Pricing:
 
 def _outer(layers: Floats, pairs: Floats) -> Floats:
     return layers[:, None, None] * pairs
+
+
+def is_within(cost: Any, limit: float) -> Any:
+    """Return whether a cost, or each of an array, is at most a limit.
+
+    The last digits of a sum depend on the order of its terms. A limit that an allocation meets
+    exactly is met however its cost was added up: that is what the slack is for.
+
+    Examples:
+        >>> is_within(0.1 + 0.2, 0.3), is_within(0.3 * (1 + 1e-9), 0.3), is_within(math.nan, 1.0)
+        (True, False, False)
+    """
+    return cost <= limit + SLACK * abs(limit)
 
 
 def shown_cost(cost: float) -> str:

@@ -106,5 +106,7 @@ def _line(x: Floats, y: Floats) -> tuple[float, float]:
 
 
 def _kernel(a: Choices, b: Choices, pair_share: float) -> Floats:
+    if not a.shape[1]:
+        return np.ones((len(a), len(b)))
     shared: Floats = np.mean(a[:, None, :] == b[None, :, :], axis=2, dtype=np.float64)
     return (1 - pair_share) * shared + pair_share * shared**2

@@ -8,7 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..energy import EnergyModel, load_table
-from ..spaces import BitAllocation, Bits, BitSpace, Layer, Measurement, pareto_front
+from ..spaces import (
+    BitAllocation,
+    Bits,
+    BitSpace,
+    Layer,
+    Measurement,
+    objective,
+    pareto_front,
+)
 from .budget import Budget
 from .problem import Evaluator, ModelSource, Problem
 
@@ -169,6 +177,7 @@ def tabular_problem(
     model: ModelSource | None = None,
     landscape_seed: int = 0,
     wrap: Callable[[Evaluator], Evaluator] = lambda evaluator: evaluator,
+    objectives: Sequence[str] = ("accuracy", "energy"),
     **space: Any,
 ) -> Problem:
     """Return a problem that is answered by a formula, in microseconds.
@@ -183,6 +192,7 @@ def tabular_problem(
         model: The network, for strategies that look into it.
         landscape_seed: Seed of the sensitivities.
         wrap: Makes the evaluator that is used of the one with the formula.
+        objectives: What is compared.
         space: More for `BitSpace.build`: ``granularity``, ``pins``, ``ties`` and so on.
     """
     layers = synthetic_layers() if layers is None else layers
@@ -193,6 +203,7 @@ def tabular_problem(
         wrap(AdditiveLandscape(energy, landscape_seed)),
         Budget(evaluations, limits or {}),
         seed=seed,
+        objectives=[objective(name) for name in objectives],
         model=model,
     )
 

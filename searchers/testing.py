@@ -175,6 +175,15 @@ class SearcherConformance(ABC):
             self.make().run(problem)
             assert any(problem.within(m) for m in problem.history)
 
+    def test_finds_something_within_a_limit_on_another_cost(self) -> None:
+        """The cost that is limited need not be one that is compared."""
+        for options in self._options(objectives=("accuracy", "size")):
+            free = problem_for(self.make(), **options)
+            halfway = (free.pricing.smallest(free.space, "energy") + 1) / 2
+            problem = problem_for(self.make(), **options, limits={"energy": halfway})
+            self.make().run(problem)
+            assert any(problem.within(m) for m in problem.history)
+
     def test_refuses_an_impossible_limit_before_measuring(self) -> None:
         """It says the smallest achievable cost and charges nothing."""
         for options in self._options(limits={"energy": 0.01}):

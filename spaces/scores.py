@@ -133,6 +133,8 @@ class Scores:
                                 f"the score of {name}.{operand} at {bits} bits is {score}: "
                                 f"compute the scores again"
                             )
+                        if not 0 <= int(bits) < WIDTHS:
+                            raise ValueError(f"{bits} bits for {name}.{operand}")
                         values[row, column, int(bits)] = score
             return cls(
                 dict(given["config"]),
@@ -143,7 +145,9 @@ class Scores:
                 int(given["images_backward"]),
                 float(given["wall_s"]),
             )
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except EvaluationError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise SpaceError(
                 f"these are no sensitivity scores ({type(error).__name__}: {error})"
             ) from error

@@ -58,7 +58,10 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
                 pricing.check_feasible(space, {name: limit})
     for index, strategy in enumerate(spec.strategies):
         with spec.at("strategies", index):
-            strategy.build().check(space)
+            built = strategy.build()
+            built.check(space)
+            for budget in spec.budgets:
+                built.check_budget(space, budget)
     return space, pricing
 
 

@@ -113,6 +113,8 @@ def _limits(texts: Sequence[str]) -> dict[str, float]:
             raise typer.BadParameter(
                 f"expected COST=NUMBER as energy=0.6, got {text}", param_hint="--limit"
             )
+        if name in limits:
+            raise typer.BadParameter(f"{name} is limited twice; give one", param_hint="--limit")
         limits[name] = float(number)
     return limits
 

@@ -47,10 +47,11 @@ def write_optuna(folder: Path) -> tuple[Path, int]:
         The file's path, which is written whole or not at all, and how many Optuna studies it has.
 
     Raises:
-        StudyError: If the study has no result, or its ledger cannot be used.
+        StudyError: If the study has no result, or its ledger cannot be used or is of another run.
     """
     result = StudyResult.load(folder)
     histories = _histories(folder)
+    _require_one_run(folder, result, histories)
     objectives = [OBJECTIVES[name] for name in result.spec["objectives"]]
     widths = _distributions([m.allocation for _, asked in histories for m in asked])
     limits = _limits(result)
@@ -89,6 +90,19 @@ def _histories(folder: Path) -> list[tuple[TrialRow, list[Measurement]]]:
         return [(trial, ledger.history(trial.id)) for trial in ledger.trials()]
     finally:
         ledger.close()
+
+
+def _require_one_run(
+    folder: Path, result: StudyResult, histories: Sequence[tuple[TrialRow, list[Measurement]]]
+) -> None:
+    """Check that the ledger holds what the result is of; a run that was stopped leaves less."""
+    asked = {(t.strategy, t.budget, t.seed): len(history) for t, history in histories}
+    reported = {(t.strategy, t.budget, t.seed): t.evaluations for t in result.trials}
+    if asked != reported:
+        raise StudyError(
+            f"the ledger in {folder} is of a later run that did not end, and not of the result "
+            f"there: run the study to its end"
+        )
 
 
 def _limits(result: StudyResult) -> dict[str, dict[str, float]]:

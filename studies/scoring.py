@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from ..models.config import ScoreConfig
 from ..searchers import Budget, Problem
 from ..searchers.additive import AdditiveModel, Solution
+from ..searchers.additive_search import solve_within
 from ..spaces import BitAllocation, BitSpace, Scores, StudyError, score_signature
 from .ledger import Ledger
 from .progress import ProgressCallback
@@ -122,8 +123,7 @@ def solve_study(
         _require_of_study(found, prepared, source)
     pricing = prepared.pricing
     model = AdditiveModel(prepared.space, (found.monotone() if monotone else found).pairs())
-    priced = {name: (pricing.layer_costs(name), limit) for name, limit in limits.items()}
-    solution = model.solve(priced, time_limit_s=time_limit_s)
+    solution = solve_within(pricing, model, limits, time_limit_s)
     costs = {
         name: pricing.price(solution.allocation, name) for name in dict.fromkeys((*_COSTS, *limits))
     }

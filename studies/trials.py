@@ -162,10 +162,14 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
         return desk.evaluate([Request(a, "search", fidelity) for a in allocations], trial.id)
 
     problem = ground.problem(trial, evaluator, model, desk)
-    error = None
+    error, findings = None, {}
     try:
         trial.strategy.build().run(problem)
     except (Exception, SystemExit) as raised:  # a stranger's code may raise anything
         error = f"{type(raised).__name__}: {raised}"
-    own = OwnWork(problem.images_forward, problem.images_backward, plain(problem.findings))
+    try:
+        findings = dict(plain(problem.findings))
+    except Exception as raised:
+        error = error or f"its findings are no plain values: {type(raised).__name__}: {raised}"
+    own = OwnWork(problem.images_forward, problem.images_backward, findings)
     desk.end(trial.id, time.monotonic() - started, error, own)

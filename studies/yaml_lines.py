@@ -21,7 +21,7 @@ Place = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
-MAX_NUMBER = 1e12
+MAX_NUMBER = 1e18
 _TAG = "tag:yaml.org,2002:"
 
 

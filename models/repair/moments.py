@@ -6,6 +6,7 @@ of a linear layer, or the patches of an image under the kernel of a convolution.
 ``d E[x x'] d'``, and its mean is ``d E[x]``. So these two are all that has to be known of images.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -129,8 +130,9 @@ class MomentSource:
             for name in names:
                 tap = partial(_tapped, self._layers[name], sums[name])
                 stack.enter_context(_computing(self._layers[name], tap))
+            device = next(self._network.parameters()).device
             for x in self._images:
-                self._network(x)
+                self._network(x.to(device))
         return {name: found.moments() for name, found in sums.items()}
 
 
@@ -186,12 +188,15 @@ class _Sums:
         self._sum = weight.new_zeros(self._groups, self._entries, dtype=torch.float64)
         self._count = 0
         self._inputs: dict[torch.Size, Tensor] = {}
+        self._rows: Counter[torch.Size] = Counter()
         self._draws = torch.Generator().manual_seed(0)
 
     def add(self, x: Tensor) -> None:
         """Take an input of the layer into account."""
         kept = self._inputs.setdefault(x.shape[1:], torch.zeros_like(x[0], dtype=torch.float64))
         kept += x.sum(0, dtype=torch.float64)
+        # Not one for each image: windows of attention share this axis, layers may be called twice.
+        self._rows[x.shape[1:]] += len(x)
         places = _place_count(x, self._module)
         wanted = max(_LEAST_VECTORS, _VECTORS_PER_ENTRY * self._entries)
         taken = min(places, -(-wanted // self._images))
@@ -212,10 +217,10 @@ class _Sums:
         covariance.baddbmm_(*(part.to(covariance) for part in (-some[:, :, None], some[:, None])))
         # The mean over all vectors is that of the patches of the mean image.
         total, count = torch.zeros_like(self._sum), 0
-        for x in self._inputs.values():
+        for shape, x in self._inputs.items():
             vectors = self._by_group(_vectors(x[None], self._module))
             total += vectors.sum(1)
-            count += vectors.shape[1] * self._images
+            count += vectors.shape[1] * self._rows[shape]
         return Moments((total / count).to(covariance), covariance)
 
     def _by_group(self, vectors: Tensor) -> Tensor:

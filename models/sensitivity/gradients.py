@@ -1,12 +1,14 @@
 """Gradients of the float network's loss at the places that layers read and write."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ...spaces import ModelError
+from ..plain_layers import plain_kind
 from ..quantized import QuantizedModel
 from ..quantized_layers import QuantizedLayer, QuantizedWeightLayer
 from .images import LabelledImages
@@ -19,12 +21,33 @@ def backward(model: QuantizedModel, images: LabelledImages) -> None:
     Args:
         model: The network.
         images: With labels.
+
+    Raises:
+        ModelError: If the network overwrites values that gradients need.
     """
     for x, labels in images:
-        with torch.enable_grad():
+        with torch.enable_grad(), differentiable():
             loss = cross_entropy(model(x), labels, reduction="sum")
             if loss.requires_grad:  # else no probe has a part in it
                 loss.backward()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Say what to do where a network cannot be differentiated because it works in place.
+
+    Raises:
+        ModelError: In place of the error of torch.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise ModelError(
+            "the network overwrites values in place that gradients need; choose a score of the "
+            "logits, such as kl, or of one layer's output, such as mse"
+        ) from error
 
 
 def of_output(out: Tensor, layer: QuantizedLayer) -> Tensor:
@@ -50,12 +73,21 @@ def of_input(x: Tensor, layer: QuantizedLayer) -> Tensor:
 
 
 def weights_of(probes: Probes) -> dict[QuantizedLayer, Tensor]:
-    """Return the weights that are probed, by layer."""
-    return {
-        layer: layer.inner.get_parameter("weight")
-        for layer, own in probes.items()
-        if isinstance(layer, QuantizedWeightLayer) and any(p.operand == WEIGHT for p in own)
-    }
+    """Return the weights that are probed, by layer.
+
+    Raises:
+        ModelError: If a layer computes with other weights than it has.
+    """
+    found: dict[QuantizedLayer, Tensor] = {}
+    for layer, own in probes.items():
+        if isinstance(layer, QuantizedWeightLayer) and any(p.operand == WEIGHT for p in own):
+            if plain_kind(layer.inner) is None:
+                raise ModelError(
+                    f"layer {layer.layer.name!r} computes with weights of its own making, of which "
+                    f"this score knows no gradient; choose fisher, or one of the logits, such as kl"
+                )
+            found[layer] = layer.inner.get_parameter("weight")
+    return found
 
 
 def activations_of(

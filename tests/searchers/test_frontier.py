@@ -83,3 +83,38 @@ def test_candidates_beyond_the_limit_are_never_chosen():
     staircase = np.array([0.1]), np.array([1.0])
     costs, means = np.array([0.3, 0.9]), np.array([0.9, -5.0])
     assert _most_promising(costs, means, np.ones(2), staircase, axis(highest=0.5), 2) == [0]
+
+
+def test_a_space_of_one_allocation_is_measured():
+    problem = model_problem(evaluations=5, widths=(8,))
+    Frontier().run(problem)
+    assert len(problem.history) == problem.space.size == 1
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+def test_a_limit_that_only_the_uniform_allocation_meets_exactly_can_be_met(bits):
+    free = model_problem()
+    limit = free.price(free.space.uniform(bits), "mean_weight_bits")
+    problem = model_problem(evaluations=6, limits={"mean_weight_bits": limit})
+    Frontier().run(problem)
+    assert problem.history and all(problem.within(m) for m in problem.history)
+
+
+def test_logits_that_are_not_finite_spoil_no_other_candidate(monkeypatch):
+    from bitfront.models.divergence import LogitDivergence
+
+    original = LogitDivergence.__call__
+
+    def broken(self, allocations, start=0, stop=None):
+        values = original(self, allocations, start, stop)
+        values[[a.weights[1] == 4 for a in allocations]] = np.inf
+        return values
+
+    monkeypatch.setattr(LogitDivergence, "__call__", broken)
+    problem = model_problem(evaluations=30)
+    Frontier().run(problem)
+    predicted = problem.findings["predicted"]
+    whole = {a.key for a in problem.space.enumerate() if a.weights[1] != 4} & set(predicted)
+    assert len(whole) > 20
+    assert all(predicted[key] < 0.1 for key in whole)
+    assert all(np.isfinite(list(predicted.values())))

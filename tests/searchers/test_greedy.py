@@ -286,3 +286,14 @@ def test_it_charges_the_images_its_scores_take():
     problem = model_problem()
     Greedy(score="mse").run(problem)
     assert problem.images_forward == 16
+
+
+def test_by_ratio_what_is_limited_is_saved_too():
+    problem = model_problem(
+        evaluations=16,
+        limits={"energy": 0.6},
+        objectives=("accuracy", "size"),
+    )
+    Greedy(order="ratio", score="mse").run(problem)
+    assert len(problem.history) >= 3  # not the narrowest widths alone
+    assert all(problem.within(m) for m in problem.history)

@@ -221,3 +221,26 @@ def test_limits_that_no_allocation_meets_together():
     ):
         Ilp().run(problem)
     assert not problem.history
+
+
+def test_budgets_finer_than_a_byte_lose_nothing():
+    # Sizes are rounded up to bytes: between the cheapest and the best there may be none.
+    for limit in (0.55, 0.6, 0.7, 0.9):
+        problem = model_problem(
+            evaluations=12,
+            limits={"energy": limit},
+            objectives=("accuracy", "size"),
+        )
+        Ilp(score="mse").run(problem)
+        sizes = [m.size_bytes for m in problem.history]
+        within = [a for a in problem.space.enumerate() if problem.allows(a)]
+        assert min(sizes) == min(problem.price(a, "size") for a in within)
+
+
+def test_a_limit_met_exactly_can_be_solved_for():
+    free = model_problem()
+    for bits in (2, 4, 6):
+        limit = free.price(free.space.uniform(bits), "mean_weight_bits")
+        problem = model_problem(evaluations=1, limits={"mean_weight_bits": limit})
+        Ilp(score="mse").run(problem)
+        assert problem.history[0].mean_weight_bits == pytest.approx(limit)

@@ -1,4 +1,3 @@
-import math
 from functools import partial
 
 import numpy as np
@@ -19,6 +18,8 @@ from bitfront.spaces import (
     as_costs,
     hypervolume,
 )
+
+MEASURED_ONLY = ("accuracy", "loss")
 
 
 class TestNsga2(SearcherConformance):
@@ -122,7 +123,7 @@ def test_caps_are_spread_over_the_costs_up_to_the_limit():
     assert np.allclose(np.diff([low, *caps]), (0.9 - low) / 6)
     assert len(OptunaSearch(sampler="cmaes")._caps(tabular_problem(evaluations=20))) == 1
     problem.objectives = (OBJECTIVES["accuracy"],)
-    assert OptunaSearch(sampler="cmaes")._caps(problem) == [math.inf]
+    assert OptunaSearch(sampler="cmaes")._caps(problem) == [0.9]
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "cmaes"])
@@ -157,3 +158,10 @@ def test_spaces_that_do_not_suit_a_sampler_are_refused():
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(StudyError, match=message):
         build("optuna", settings)
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "cmaes"])
+def test_limits_hold_also_where_no_objective_is_a_cost(sampler):
+    problem = tabular_problem(evaluations=24, limits={"energy": 0.6}, objectives=MEASURED_ONLY)
+    OptunaSearch(sampler=sampler).run(problem)
+    assert problem.history and all(problem.within(m) for m in problem.history)

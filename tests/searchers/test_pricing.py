@@ -81,3 +81,18 @@ def test_the_smallest_cost_is_a_limit_that_can_be_asked_for():
 def test_a_shown_cost_is_never_below_the_cost():
     for cost in np.random.default_rng(0).uniform(1e-3, 1e7, 50):
         assert float(shown_cost(cost)) >= cost
+
+
+@pytest.mark.parametrize("name", NAMES[:1] + NAMES[2:])
+def test_what_meets_a_limit_exactly_is_within_it_however_it_was_added_up(name):
+    problem = tabular_problem(widths=(3, 5, 8))
+    costs = problem.layer_costs(name)
+    for allocation in problem.space.enumerate():
+        pairs = zip(allocation.weights, allocation.activations, strict=True)
+        terms = [float(costs[i, w, a]) for i, (w, a) in enumerate(pairs)]
+        for limit in (sum(terms), sum(reversed(terms)), problem.price(allocation, name)):
+            if name != "size" or limit == problem.price(allocation, name):
+                assert problem.pricing.allows(allocation, {name: limit})
+        assert not problem.pricing.allows(
+            allocation, {name: problem.price(allocation, name) * 0.999}
+        )

@@ -65,6 +65,15 @@ def test_what_is_no_scores_is_refused(tmp_path, text):
         Scores.load(tmp_path / "s.json")
 
 
+@pytest.mark.parametrize("bits", ["eight", "-5", "33"])
+def test_a_width_there_is_not_is_refused(tmp_path, bits):
+    given = scores().to_dict()
+    given["scores"]["fc"]["weight"][bits] = 1.0
+    (tmp_path / "s.json").write_text(json.dumps(given))
+    with pytest.raises(SpaceError, match="no sensitivity scores"):
+        Scores.load(tmp_path / "s.json")
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(SpaceError, match="cannot be read"):
         Scores.load(tmp_path / "none.json")

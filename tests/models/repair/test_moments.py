@@ -113,3 +113,39 @@ def test_copies_share_the_images_and_not_the_moments(small_network):
         assert torch.equal(ours(images()), other(images()))
     batches = CalibrationImages([images()])
     assert copy.deepcopy(batches) is batches and len(batches) == 1
+
+
+class Windows(nn.Module):
+    """A layer that sees four rows for each image, and another that is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Linear(36, 8)
+        self.twice = nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.token(x.flatten(2).unflatten(2, (4, 36)).transpose(1, 2).flatten(0, 1).mean(1))
+        return self.twice(self.twice(x).relu()).unflatten(0, (-1, 4)).mean(1)
+
+
+def test_rows_are_counted_and_not_images():
+    torch.manual_seed(0)
+    layers = profile(Windows().eval(), SHAPE)
+    ours = QuantizedModel(Windows().eval(), layers)
+    ours.calibrate([images()])
+    found = source(ours, [images()[:2], images()[2:]])
+    seen = {name: [] for name in ours.quantized_layers}
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(args[0]))
+        for name, layer in ours.quantized_layers.items()
+    ]
+    with torch.no_grad():
+        ours(images())
+    for handle in handles:
+        handle.remove()
+    assert len(seen["twice"]) == 2 and len(seen["token"][0]) == 4 * len(images())
+    for name, inputs in seen.items():
+        rows = torch.cat(inputs)
+        torch.testing.assert_close(found.of(name).mean[0], rows.mean(0), rtol=1e-4, atol=1e-5)
+        second = rows.T @ rows / len(rows)
+        torch.testing.assert_close(found.of(name).second[0], second, rtol=1e-3, atol=1e-4)

@@ -161,3 +161,51 @@ def test_on_a_real_network_fewer_bits_do_more_damage(trained, kind):
     if kind != "loss":  # which the noise of few bits may well lower
         assert (values[:, 2] > values[:, 4]).all()
         assert (values[:, 4] > values[:, 8]).all()
+
+
+class Doubled(torch.nn.Conv2d):
+    """Computes with other weights than it has."""
+
+    def forward(self, x):
+        return torch.nn.functional.conv2d(x, 2 * self.weight, self.bias)
+
+
+class Overwriting(torch.nn.Module):
+    """Adds to a layer's input in place once the layer has read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(1, 3, 1), torch.nn.Conv2d(3, 3, 1)
+        self.head = torch.nn.Linear(3, 4)
+
+    def forward(self, x):
+        y = self.first(x)
+        y += self.second(y).sigmoid()
+        return self.head(y.mean((2, 3)))
+
+
+def unusual(network):
+    layers = profile(network.eval(), (1, 6, 6))
+    model, batches = QuantizedModel(network, layers), [(torch.rand(4, 1, 6, 6), torch.arange(4))]
+    model.calibrate(batches)
+    return lambda kind: compute_scores(
+        model, batches, ScoreConfig(kind=kind), [((2, 8), (8,))] * len(layers), ""
+    )
+
+
+@pytest.mark.parametrize("kind", ["taylor", "hessian"])
+def test_gradients_of_weights_a_layer_makes_itself_are_refused(kind):
+    compute = unusual(
+        torch.nn.Sequential(Doubled(1, 4, 1), torch.nn.AvgPool2d(6), torch.nn.Flatten())
+    )
+    with pytest.raises(ModelError, match="layer '0' computes with weights of its own making"):
+        compute(kind)
+    assert np.nanmax(compute("fisher").values) > 0
+
+
+@pytest.mark.parametrize("kind", ["taylor", "hessian"])
+def test_networks_that_overwrite_what_gradients_need_are_refused(kind):
+    compute = unusual(Overwriting())
+    with pytest.raises(ModelError, match=r"overwrites values in place.*such as kl"):
+        compute(kind)
+    assert np.nanmax(compute("kl").values) > 0
