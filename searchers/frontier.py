@@ -64,7 +64,8 @@ class Frontier(Searcher):
     3. A surrogate learns what the additive model has wrong, pairs of choices included. Candidates
        are made from the front so far and from the additive model solved again with what was
        learned, and those with the largest expected hypervolume improvement are screened next.
-    4. In every round the most promising of those screened are measured on the search split.
+    4. In the second half of the rounds the most promising of those screened are measured on the
+       search split.
 
     Where the budget limits the cost that is compared, all of this happens just below the limit.
 
@@ -112,9 +113,8 @@ class Frontier(Searcher):
             if wanted > 0 and len(search.rows) < problem.space.size:
                 search.screen(search.next_candidates(wanted))
             search.report(self.score)
-            search.measure(-(-problem.remaining // left))
-            if not problem.remaining:
-                return
+            if 2 * number >= rounds - 1:  # until then candidates still get much better
+                search.measure(-(-problem.remaining // left))
 
 
 @dataclass(frozen=True, eq=False)
