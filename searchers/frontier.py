@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
 
 from ..models.config import ScoreConfig, ScoreKind
 from ..spaces import BitAllocation, BitSpace, StudyError, non_dominated
@@ -443,6 +442,8 @@ def _most_promising(
     The improvement is the area that a candidate adds under the staircase of the front, between the
     costs that count. Each choice is believed to come out as predicted before the next is made.
     """
+    from scipy.special import ndtr  # the command line starts without scipy
+
     steps, best = staircase
     worst = float(best.max())
     chosen: list[int] = []

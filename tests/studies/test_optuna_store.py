@@ -21,6 +21,7 @@ from bitfront.studies.ledger import Ledger, TrialRow
 from bitfront.studies.optuna_store import OPTUNA_FILE, write_optuna
 from bitfront.studies.record import LEDGER_FILE
 from bitfront.studies.requests import Request
+from bitfront.studies.result import StudyResult
 from bitfront.studies.runner import run_study
 
 BUDGET = "30 evaluations, energy <= 0.5"
@@ -37,7 +38,6 @@ def finished(tmp_path, synthetic_result):
         "budgets": [{"evaluations": 30, "limits": {"energy": 0.5}}],
     }
     points = tuple(dataclasses.replace(point, budget=BUDGET) for point in synthetic_result.points)
-    dataclasses.replace(synthetic_result, spec=spec, points=points).save(folder)
     ledger = Ledger(folder / LEDGER_FILE)
     rows = [
         TrialRow(f"{label} | {BUDGET} | {seed}", label, BUDGET, seed)
@@ -45,6 +45,7 @@ def finished(tmp_path, synthetic_result):
         for seed in (0, 1)
     ]
     ledger.plan(rows)
+    trials = []
     for row in rows:
         found = [p.search for p in points if (p.strategy, p.seed) == (row.strategy, row.seed)]
         lost = dataclasses.replace(
@@ -58,8 +59,29 @@ def finished(tmp_path, synthetic_result):
         history = [lost, glimpsed, *found]
         ledger.put("0" * 32, history)
         ledger.charge(row.id, "0" * 32, [Request.answered_by(m) for m in history])
+        trials.append(
+            dataclasses.replace(
+                synthetic_result.trials[0],
+                strategy=row.strategy,
+                seed=row.seed,
+                budget=BUDGET,
+                evaluations=len(history),
+            )
+        )
     ledger.close()
+    dataclasses.replace(synthetic_result, spec=spec, points=points, trials=tuple(trials)).save(
+        folder
+    )
     return folder
+
+
+def test_a_ledger_of_a_run_that_did_not_end_is_refused(finished):
+    ledger = opened_ledger(finished)
+    ledger.plan([TrialRow("uniform | 99 evaluations | 0", "uniform", "99 evaluations", 0)])
+    ledger.close()
+    with pytest.raises(StudyError, match="later run that did not end"):
+        write_optuna(finished)
+    assert not (finished / OPTUNA_FILE).exists()
 
 
 def opened(path):
@@ -132,6 +154,10 @@ def test_channels_are_shown_by_their_mean(finished):
     ledger.put("0" * 32, [per_channel])
     ledger.charge(row.id, "0" * 32, [Request.answered_by(per_channel)])
     ledger.close()
+    result = StudyResult.load(finished)
+    first, *others = result.trials
+    one_more = dataclasses.replace(first, evaluations=first.evaluations + 1)
+    dataclasses.replace(result, trials=(one_more, *others)).save(finished)
     path, _ = write_optuna(finished)
     last = optuna.load_study(study_name=row.id, storage=opened(path)).trials[-1]
     assert last.params["conv2.weight"] == 5.0

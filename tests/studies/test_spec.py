@@ -204,7 +204,7 @@ not a number
 a huge number
 - evaluations: 5
 + evaluations: 1e300
-24: at most 1e+12 in size, got 1e300
+24: at most 1e+18 in size, got 1e300
 
 a control character
 - study: good
@@ -370,7 +370,7 @@ half a forbidden pair
 an unknown observer
 - weight_observer: minmax
 + weight_observer: max
-13: expected 'minmax' or 'mse'
+13: expected 'minmax', 'mse' or 'output-mse'
 
 an unknown quantizer key
 - weight_observer: minmax
