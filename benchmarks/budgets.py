@@ -4,10 +4,10 @@
 
 The published ResNet-20 on CIFAR-10, first and last layer at 8 bits, 256 calibration images, one
 thread. By default weights of 2, 4 or 8 bits within a mean width, activations of 8 bits
-(`cifar10-resnet20-weights`); with ``--joint`` weights and activations of 2 to 8 bits within the bit
-operations of a uniform width. Every strategy has the same evaluations on 1,000 search images; of
-what it measured, the allocation with the smallest loss there is the one reported. Seconds are of the
-processor, on one thread: those of the strategy (calibration, sensitivity scores, solving,
+(`cifar10-resnet20-weights`); with ``--joint`` weights and activations of 2 to 8 bits within the
+bit operations of a uniform width. Every strategy has the same evaluations on 1,000 search images;
+of what it measured, the allocation with the smallest loss there is the one reported. Seconds are
+of the processor, on one thread: those of the strategy (calibration, sensitivity scores, solving,
 screening), and those of its evaluations; of one budget, nothing reused from another.
 """
 
