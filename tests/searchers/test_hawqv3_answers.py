@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import pytest
 from bitfront.searchers.additive import AdditiveModel
 from bitfront.spaces import BitAllocation, BitSpace, Layer
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "fixtures" / "hawqv3_ilp.json"
+NAME = "hawqv3_ilp.json"
+SHARED = [Path(__file__).parents[3] / "shared", Path(os.environ.get("BITFRONT_DATA", ".")).parent]
+PUBLISHED = next((p for s in SHARED if (p := s / "fixtures" / NAME).exists()), None)
 
 
 @pytest.fixture(scope="module")
 def published():
-    if not PUBLISHED.exists():
-        pytest.skip(f"needs the published problems of HAWQ-V3, {PUBLISHED.name}")
+    if PUBLISHED is None:
+        pytest.skip(f"needs the published problems of HAWQ-V3: {NAME} in fixtures beside the data")
     return json.loads(PUBLISHED.read_text())
 
 
