@@ -128,6 +128,7 @@ class _Axis:
         lowest: Smallest cost that counts.
         highest: Largest.
         end: Up to where the front is taken to go on level, so that what costs most counts, too.
+        is_limited: Whether the budget limits this cost.
     """
 
     space: BitSpace
@@ -137,6 +138,7 @@ class _Axis:
     lowest: float
     highest: float
     end: float
+    is_limited: bool
 
     @classmethod
     def of(cls, problem: Problem) -> "_Axis":
@@ -150,12 +152,13 @@ class _Axis:
         widest_activations = [max(space.activation_choices(i)) for i in range(len(space.layers))]
         highest = float(costs[np.arange(len(widest)), widest, widest_activations].sum())
         lowest = problem.pricing.smallest(space, name)
-        if limits.get(name, math.inf) < highest:
+        is_limited = limits.get(name, math.inf) < highest
+        if is_limited:
             highest = limits[name]
             lowest = max(lowest, (1 - WINDOW) * highest)
         bounds = tuple((problem.layer_costs(each), limit) for each, limit in limits.items())
         end = highest + WINDOW * max(highest - lowest, WINDOW * highest)
-        return cls(space, costs, bounds, allowed, lowest, highest, end)
+        return cls(space, costs, bounds, allowed, lowest, highest, end, is_limited)
 
     def widths(self, states: States) -> tuple[States, States]:
         """Return the widths of weights and activations, ``n x L`` each."""
@@ -388,7 +391,10 @@ class _Search:
         return bool(ahead.mean() > HOPELESS * error)
 
     def measure(self, count: int) -> None:
-        """Measure those of the screened that stand out, front by front, spread over the costs."""
+        """Measure those of the screened that stand out, front by front.
+
+        Under a limit the best come first, else those whose costs are farthest from what is measured.
+        """
         costs, values = np.array(self.costs), np.array(self.values)
         counts = (costs >= self.axis.lowest) & (costs <= self.axis.highest)
         chosen: list[int] = []
@@ -396,9 +402,12 @@ class _Search:
         while len(left) and len(chosen) < count:
             part = left[counts[left]] if counts[left].any() else left
             layer = part[non_dominated(np.stack([costs[part], values[part]], axis=1))]
-            best_first = layer[np.argsort(values[layer], kind="stable")]
-            spread = [int(best_first[i]) for i in farthest_first(costs[best_first].tolist())]
-            chosen += spread[: count - len(chosen)]
+            best_first = layer[np.argsort(values[layer], kind="stable")].tolist()
+            taken = [*self.measured, *chosen]
+            if not self.axis.is_limited:
+                order = farthest_first([*costs[taken], *costs[best_first]], given=len(taken))
+                best_first = [best_first[index - len(taken)] for index in order[len(taken) :]]
+            chosen += best_first[: count - len(chosen)]
             left = np.setdiff1d(left, layer)
         self.measured |= set(chosen)
         self.problem.evaluate(self.axis.allocations(np.array(self.rows)[chosen]))

@@ -53,7 +53,9 @@ def test_all_limits_hold_and_the_search_stays_below_the_one_that_is_compared():
 
 def axis(lowest=0.0, highest=1.0):
     made = _Axis.of(model_problem())
-    return type(made)(made.space, made.costs, (), made.allowed, lowest, highest, highest + 0.1)
+    return type(made)(
+        made.space, made.costs, (), made.allowed, lowest, highest, highest + 0.1, False
+    )
 
 
 def test_the_expected_improvement_is_the_area_under_the_staircase():
@@ -118,3 +120,20 @@ def test_logits_that_are_not_finite_spoil_no_other_candidate(monkeypatch):
     assert len(whole) > 20
     assert all(predicted[key] < 0.1 for key in whole)
     assert all(np.isfinite(list(predicted.values())))
+
+
+def test_few_evaluations_span_the_costs():
+    problem = model_problem(evaluations=8)
+    Frontier().run(problem)
+    energies = np.sort([problem.price(m.allocation) for m in problem.history])
+    span = energies[-1] - energies[0]
+    assert span > 0.3
+    assert np.diff(energies).max() < 0.6 * span  # not the two ends alone
+
+
+def test_under_a_limit_the_best_screened_are_measured():
+    problem = model_problem(evaluations=4, limits={"energy": 0.6})
+    Frontier(screens=20).run(problem)
+    predicted = problem.findings["predicted"]
+    best = min(predicted, key=predicted.get)
+    assert best in {m.allocation.key for m in problem.history}
