@@ -393,7 +393,7 @@ class _Search:
     def measure(self, count: int) -> None:
         """Measure those of the screened that stand out, front by front.
 
-        Under a limit the best come first, else those whose costs are farthest from what is measured.
+        Under a limit the best come first, else those whose costs are farthest from the measured.
         """
         costs, values = np.array(self.costs), np.array(self.values)
         counts = (costs >= self.axis.lowest) & (costs <= self.axis.highest)
