@@ -88,7 +88,7 @@ class AdditiveModel:
     def __init__(self, space: BitSpace, scores: Array) -> None:
         self.space = space
         self.scores = _of_layers(space, "scores", scores)
-        self._allowed = _allowed_pairs(space) & np.isfinite(self.scores)
+        self._allowed = allowed_pairs(space) & np.isfinite(self.scores)
         self._require_some(self._allowed, "scored")
         self._ties = [
             tuple((slot.layer, int(slot.operand == "activation")) for slot in variable.slots)
@@ -247,7 +247,7 @@ def check_time_limit(seconds: float) -> None:
         raise StudyError(f"time_limit_s must be a positive number of seconds, got {seconds}")
 
 
-def _allowed_pairs(space: BitSpace) -> npt.NDArray[np.bool_]:
+def allowed_pairs(space: BitSpace) -> npt.NDArray[np.bool_]:
     """Return which pairs of widths each layer of a space may have, ``L x 33 x 33``."""
     allowed = np.zeros((len(space.layers), 33, 33), dtype=np.bool_)
     for layer in range(len(space.layers)):

@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..models.config import ScoreConfig, ScoreKind
-from ..spaces import BitAllocation, BitSpace, StudyError, non_dominated
+from ..spaces import StudyError, non_dominated
 from .additive import AdditiveModel
+from .additive_search import solve_within
 from .base import Searcher
-from .pricing import is_within
+from .cost_axis import CostAxis
+from .improvement import most_promising
+from .pareto_sums import widths_of
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 States = npt.NDArray[np.int64]
 
-WINDOW = 0.1
-"""Where the budget limits the cost, candidates this share below the limit are what counts."""
+TIME_LIMIT_S = 60.0
+"""Seconds for the exact optimum under the limits."""
 
 POOL = 2000
 """Candidates that are compared by the surrogate in each round."""
@@ -102,7 +105,7 @@ class Frontier(Searcher):
         )
         model = AdditiveModel(problem.space, scores.pairs())
         problem.charge(forward=divergence.count)  # in float, to compare with
-        search = _Search(problem, model, divergence, _Axis.of(problem))
+        search = _Search(problem, model, divergence, CostAxis.of(problem))
         search.screen(search.first_candidates())
         screens = math.ceil(self.screens * problem.budget.evaluations)
         rounds = min(self.rounds, problem.remaining)
@@ -114,94 +117,6 @@ class Frontier(Searcher):
             search.report(self.score)
             if 2 * number >= rounds - 1:  # until then candidates still get much better
                 search.measure(-(-problem.remaining // left))
-
-
-@dataclass(frozen=True, eq=False)
-class _Axis:
-    """Costs of choices, and the part of their range that counts.
-
-    Attributes:
-        space: The space.
-        costs: ``L x 33 x 33`` of the cost that is compared.
-        limits: Per limit, costs of the same shape and the largest sum.
-        allowed: ``L x 33 x 33``, whether a layer may have a pair of widths.
-        lowest: Smallest cost that counts.
-        highest: Largest.
-        end: Up to where the front is taken to go on level, so that what costs most counts, too.
-        is_limited: Whether the budget limits this cost.
-    """
-
-    space: BitSpace
-    costs: Floats
-    limits: tuple[tuple[Floats, float], ...]
-    allowed: npt.NDArray[np.bool_]
-    lowest: float
-    highest: float
-    end: float
-    is_limited: bool
-
-    @classmethod
-    def of(cls, problem: Problem) -> "_Axis":
-        name, space = problem.cost_name, problem.space
-        limits = problem.budget.limits
-        costs = problem.layer_costs(name)
-        allowed = np.ones(costs.shape, dtype=bool)
-        for weight, activation in space.forbid:
-            allowed[:, weight, activation] = False
-        widest = [max(space.weight_choices(i)) for i in range(len(space.layers))]
-        widest_activations = [max(space.activation_choices(i)) for i in range(len(space.layers))]
-        highest = float(costs[np.arange(len(widest)), widest, widest_activations].sum())
-        lowest = problem.pricing.smallest(space, name)
-        is_limited = limits.get(name, math.inf) < highest
-        if is_limited:
-            highest = limits[name]
-            lowest = max(lowest, (1 - WINDOW) * highest)
-        bounds = tuple((problem.layer_costs(each), limit) for each, limit in limits.items())
-        end = highest + WINDOW * max(highest - lowest, WINDOW * highest)
-        return cls(space, costs, bounds, allowed, lowest, highest, end, is_limited)
-
-    def widths(self, states: States) -> tuple[States, States]:
-        """Return the widths of weights and activations, ``n x L`` each."""
-        weights = np.zeros((len(states), len(self.space.layers)), dtype=np.int64)
-        activations = np.zeros_like(weights)
-        for column, variable in zip(states.T, self.space.variables, strict=True):
-            bits = np.array(variable.choices)[column]
-            for slot in variable.slots:
-                (weights if slot.operand == "weight" else activations)[:, slot.layer] = bits
-        return weights, activations
-
-    @property
-    def free(self) -> npt.NDArray[np.intp]:
-        """The variables that have a choice."""
-        return np.flatnonzero([len(variable.choices) > 1 for variable in self.space.variables])
-
-    def price(self, states: States) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """Return costs, and whether they are within all limits and forbid nothing."""
-        weights, activations = self.widths(states)
-        at = np.arange(weights.shape[1]), weights, activations
-        within = np.asarray(self.allowed[at].all(axis=1))
-        for costs, limit in self.limits:
-            within &= is_within(costs[at].sum(axis=1), limit)
-        return self.costs[at].sum(axis=1), within
-
-    def allocations(self, states: States) -> list[BitAllocation]:
-        """Return the allocations of ``n x v`` choices."""
-        names = [layer.name for layer in self.space.layers]
-        rows = zip(*(part.tolist() for part in self.widths(states)), strict=True)
-        return [BitAllocation(names, weights, activations) for weights, activations in rows]
-
-    def states(self, allocation: BitAllocation) -> States:
-        """Return the choices of an allocation, ``v`` of them."""
-        widths = {"weight": allocation.weights, "activation": allocation.activations}
-        return np.array(
-            [
-                variable.choices.index(
-                    int(widths[variable.slots[0].operand][variable.slots[0].layer])
-                )
-                for variable in self.space.variables
-            ],
-            dtype=np.int64,
-        )
 
 
 @dataclass(eq=False)
@@ -224,7 +139,7 @@ class _Search:
     problem: Problem
     model: AdditiveModel
     divergence: "LogitDivergence"
-    axis: _Axis
+    axis: CostAxis
     rows: list[States] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
@@ -240,10 +155,12 @@ class _Search:
         widths = sorted({bits for variable in space.variables for bits in variable.choices})
         known = [space.uniform(bits) for bits in widths]
         if limits:  # there may be so many that none of the curve is within all of them
-            costs = {name: (self.problem.layer_costs(name), limits[name]) for name in limits}
-            known.append(self.model.solve(costs).allocation)
+            known.append(
+                solve_within(self.problem.pricing, self.model, limits, TIME_LIMIT_S).allocation
+            )
         first = np.array([self.axis.states(allocation) for allocation in known])
-        return self._fresh(np.concatenate([first, self._span(self.model, SEEDS)]))
+        fresh = self._fresh(np.concatenate([first, self._span(self.model, SEEDS)]))
+        return fresh[[self.problem.allows(a) for a in self.axis.allocations(fresh)]]
 
     def next_candidates(self, count: int) -> States:
         """Return those with the largest expected improvement of the front."""
@@ -251,7 +168,14 @@ class _Search:
         pool = self._fresh(np.concatenate([self._solved_again(surrogate), self._changed()]))
         costs, _ = self.axis.price(pool)
         mean, deviation = surrogate.predict(pool[:, self.axis.free], self._prior(pool))
-        chosen = _most_promising(costs, mean, deviation, self._staircase(), self.axis, count)
+        chosen = most_promising(costs, mean, deviation, self._staircase(), self.axis, count)
+        # A price may be above the sum over the layers: sizes are rounded up to bytes.
+        allocations = self.axis.allocations(pool[chosen])
+        chosen = [
+            index
+            for index, allocation in zip(chosen, allocations, strict=True)
+            if self.problem.allows(allocation)
+        ]
         for place, index in enumerate(chosen, start=len(self.rows)):
             self.expected[place] = float(mean[index])
         return pool[chosen]
@@ -329,7 +253,7 @@ class _Search:
 
     def _prior(self, states: States) -> Floats:
         """Return the logarithm of what the additive model predicts."""
-        weights, activations = self.axis.widths(states)
+        weights, activations = widths_of(self.problem.space, states)
         scores = self.model.scores[np.arange(weights.shape[1]), weights, activations].sum(axis=1)
         smallest = FLOOR * float(np.nanmax(self.model.scores))
         return np.asarray(np.log(np.maximum(scores, max(smallest, np.finfo(float).tiny))))
@@ -436,41 +360,3 @@ class _Search:
                 },
             }
         )
-
-
-def _most_promising(
-    costs: Floats,
-    mean: Floats,
-    deviation: Floats,
-    staircase: tuple[Floats, Floats],
-    axis: _Axis,
-    count: int,
-) -> list[int]:
-    """Return the numbers of ``count`` candidates, one after the other by expected improvement.
-
-    The improvement is the area that a candidate adds under the staircase of the front, between the
-    costs that count. Each choice is believed to come out as predicted before the next is made.
-    """
-    from scipy.special import ndtr  # the command line starts without scipy
-
-    steps, best = staircase
-    worst = float(best.max())
-    chosen: list[int] = []
-    open_ = costs <= axis.highest
-    for _ in range(min(count, int(open_.sum()))):
-        edges = np.clip(np.append(steps, axis.end), axis.lowest, axis.end)
-        levels = best
-        if steps[0] > axis.lowest:
-            edges, levels = np.append(axis.lowest, edges), np.append(worst, best)
-        lengths = np.maximum(edges[None, 1:] - np.maximum(edges[None, :-1], costs[:, None]), 0.0)
-        gap = (levels[None, :] - mean[:, None]) / deviation[:, None]
-        density = np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)
-        improvement = deviation[:, None] * (gap * ndtr(gap) + density)
-        gain = np.where(open_, (lengths * improvement).sum(axis=1), -np.inf)
-        index = int(np.argmax(gain))
-        open_[index] = False
-        chosen.append(index)
-        place = int(np.searchsorted(steps, costs[index], side="right"))
-        steps = np.insert(steps, place, costs[index])
-        best = np.minimum.accumulate(np.insert(best, place, mean[index]))
-    return chosen

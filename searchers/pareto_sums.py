@@ -55,7 +55,7 @@ class Curve:
 
     def allocation(self, index: int) -> BitAllocation:
         """Return one allocation of the curve; 0 is the cheapest."""
-        weights, activations = _widths(self.space, self.states[index][None])
+        weights, activations = widths_of(self.space, self.states[index][None])
         names = [layer.name for layer in self.space.layers]
         return BitAllocation(names, weights[0].tolist(), activations[0].tolist())
 
@@ -223,7 +223,9 @@ def _above_lowest(values: Array, allowed: npt.NDArray[np.bool_]) -> Array:
     return np.asarray(known - known.min(axis=(1, 2), keepdims=True))
 
 
-def _widths(space: BitSpace, states: States) -> tuple[npt.NDArray[np.int64], ...]:
+def widths_of(
+    space: BitSpace, states: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.int64], ...]:
     """Return the widths of the weights and of the activations, each ``n x L``."""
     both = {
         o: np.zeros((len(states), len(space.layers)), np.int64) for o in ("weight", "activation")
@@ -237,6 +239,6 @@ def _widths(space: BitSpace, states: States) -> tuple[npt.NDArray[np.int64], ...
 
 def _totals(space: BitSpace, states: States, values: Array) -> Array:
     """Return the correctly rounded sum over the layers, for each of ``n`` states of the space."""
-    weights, activations = _widths(space, states)
+    weights, activations = widths_of(space, states)
     rows = values[np.arange(len(space.layers)), weights, activations]
     return np.array([math.fsum(row) for row in rows])
