@@ -54,6 +54,20 @@ class Searcher(ABC):
             problem: All it may know of the study.
         """
 
+    def searched(self, space: BitSpace) -> BitSpace:
+        """Return the part of a space that this strategy searches.
+
+        That is the whole space, or the layer-wise corner of a per-channel space for a strategy that
+        chooses one width per layer only.
+
+        Raises:
+            SpaceError: If it searches no part of it.
+        """
+        if space.granularity == "channel" and self.granularities == {"layer"}:
+            return space.layerwise()
+        self._require_granularity(space)
+        return space
+
     def check(self, space: BitSpace) -> None:
         """Check that the settings suit a space; studies do so before anything runs.
 
@@ -62,6 +76,9 @@ class Searcher(ABC):
         Raises:
             SpaceError: If they do not, or the strategy does not search that granularity.
         """
+        self._require_granularity(space)
+
+    def _require_granularity(self, space: BitSpace) -> None:
         if space.granularity not in self.granularities:
             able = " or ".join(repr(granularity) for granularity in sorted(self.granularities))
             raise SpaceError(

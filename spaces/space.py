@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -115,6 +116,18 @@ class BitSpace:
         if bad := [pair for pair in pairs if len(pair) != 2]:
             raise SpaceError(f"a forbidden pair is [weight bits, activation bits], got {bad[0]}")
         return cls(layers, variables, [(int(w), int(a)) for w, a in pairs], granularity)
+
+    def layerwise(self) -> "BitSpace":
+        """Return the part of the space in which every operand has one width for all channels.
+
+        Its members are those of this space that are layer-wise; it is the space itself where
+        widths are per layer. It is never empty: of whatever widths a layer's channels have, one
+        alone meets no forbidden pair either.
+        """
+        if self.granularity == "layer":
+            return self
+        variables = [replace(variable, channels=1) for variable in self.variables]
+        return BitSpace(self.layers, variables, self.forbid)
 
     # What there is
 

@@ -59,9 +59,10 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
     for index, strategy in enumerate(spec.strategies):
         with spec.at("strategies", index):
             built = strategy.build()
-            built.check(space)
+            part = strategy.searched(space)
+            built.check(part)
             for budget in spec.budgets:
-                built.check_budget(space, budget)
+                built.check_budget(part, budget)
     return space, pricing
 
 

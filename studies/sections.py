@@ -20,7 +20,7 @@ from ..models.config import TrainConfig
 from ..models.locate import resolve_checkpoint
 from ..models.zoo import check_model_name
 from ..searchers import Searcher, build
-from ..spaces import KNOWN_WIDTHS, BitSpace, Granularity, Layer
+from ..spaces import KNOWN_WIDTHS, BitSpace, Granularity, Layer, SpaceError
 
 Operand = Literal["weight", "activation"]
 
@@ -153,17 +153,20 @@ class EnergySpec(Section):
 
 
 class StrategySpec(BaseModel):
-    """One strategy; every key beside these two is a setting of it.
+    """One strategy; every key beside these three is a setting of it.
 
     Attributes:
         name: A registered name, or ``package.module:Class``.
         label: What it is called in results; the name if left out.
+        granularity: The part of the study's space it searches: ``channel`` for all of a per-channel
+            space, ``layer`` for its layer-wise corner; as much as the strategy can if None.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
     label: Label = Field(default_factory=lambda given: given.get("name", "?"))
+    granularity: Granularity | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -182,6 +185,24 @@ class StrategySpec(BaseModel):
             StudyError: If there is no such strategy or a setting is wrong.
         """
         return build(self.name, self.settings)
+
+    def searched(self, space: BitSpace) -> BitSpace:
+        """Return the part of a study's space that the strategy searches.
+
+        Raises:
+            SpaceError: If the space has no such part, or the strategy does not search it.
+        """
+        strategy = self.build()
+        if self.granularity is None:
+            return strategy.searched(space)
+        part = space.layerwise() if self.granularity == "layer" else space
+        if part.granularity != self.granularity:
+            raise SpaceError(
+                "granularity 'channel' is for a per-channel space, and that of this study is per "
+                "layer; remove 'granularity', or set space.granularity to 'channel'"
+            )
+        strategy.check(part)
+        return part
 
 
 class ExecutionSpec(Section):

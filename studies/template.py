@@ -58,7 +58,8 @@ data:
 
 # objectives: [accuracy, energy]         # also: loss, size, bops, mean_weight_bits, ...
 
-strategies:              # bitfront list strategies; settings stand beside name and label
+strategies:              # bitfront list strategies; settings stand beside name and label; in a
+                         # per-channel space granularity: layer keeps one to its layer-wise corner
   - name: uniform
     widths: [8, 6, 4]
   - name: percentile

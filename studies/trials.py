@@ -128,9 +128,9 @@ class Ground:
     def problem(
         self, trial: Trial, evaluator: Evaluator, model: ModelSource | None, desk: TrialDesk
     ) -> Problem:
-        """Return the problem a trial is to solve."""
+        """Return the problem a trial is to solve, over the part of the space that it searches."""
         return Problem(
-            self.space,
+            trial.strategy.searched(self.space),
             self.pricing.energy,
             evaluator,
             trial.budget,

@@ -42,6 +42,22 @@ def test_a_space_of_another_granularity_is_refused():
     assert problem.history == []
 
 
+def test_a_strategy_searches_the_part_of_a_space_that_it_can():
+    class Both(Endless):
+        granularities = frozenset({"layer", "channel"})
+
+    class Channels(Endless):
+        granularities = frozenset({"channel"})
+
+    layer, channel = (tabular_problem(granularity=g).space for g in ("layer", "channel"))
+    assert Endless().searched(layer) is layer
+    assert Endless().searched(channel).size == layer.size
+    assert Both().searched(layer) is layer
+    assert Both().searched(channel) is channel
+    with pytest.raises(SpaceError, match="Channels searches spaces of granularity 'channel', got"):
+        Channels().searched(layer)
+
+
 def test_a_strategy_that_needs_the_network_needs_one():
     with pytest.raises(StudyError, match="Percentile looks into the network"):
         Percentile().run(tabular_problem())

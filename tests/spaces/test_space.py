@@ -65,6 +65,20 @@ def test_size_counts_what_enumerate_yields_and_every_member_is_valid(space):
     assert all(space.contains(member) for member in members)
 
 
+@given(spaces())
+@settings(max_examples=60, deadline=None)
+def test_the_layerwise_corner_is_what_has_one_width_per_operand(space):
+    if space.size > 3000:
+        space = BitSpace.build(space.layers[:1], weights=[2, 8], granularity="channel")
+    corner = space.layerwise()
+    assert set(corner.enumerate()) == {a for a in space.enumerate() if a.is_layerwise}
+    assert corner.granularity == "layer"
+    assert corner.layerwise() is corner
+    assert [corner.weight_choices(i) for i in range(len(space.layers))] == [
+        space.weight_choices(i) for i in range(len(space.layers))
+    ]
+
+
 @given(spaces(), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_laws_of_sampling_coding_and_variation(space, seed):

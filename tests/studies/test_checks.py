@@ -91,3 +91,34 @@ def test_a_table_that_no_limit_needs_need_not_price_the_space(load):
     wide = STUDY.replace("weights: [2, 4, 8], activations", "weights: [2, 32, 8], activations")
     _, pricing = price_space(load(wide.replace("      energy:bitfusion: 0.8\n", "")), LAYERS)
     assert list(pricing.tables) == ["jouppi-7nm"]
+
+
+def per_channel(strategy):
+    wide = STUDY.replace("space: {", "space: {granularity: channel, ")
+    return wide.replace("[{name: uniform}]", f"[{strategy}]")
+
+
+def test_a_strategy_for_layers_may_search_a_per_channel_space(load):
+    space, _ = price_space(load(per_channel("{name: budget_loop}")), LAYERS)
+    assert space.granularity == "channel"
+
+
+def test_budgets_are_checked_against_the_part_that_is_searched(load):
+    with pytest.raises(InvalidStudyError, match=r"study.yaml:10: strategies\[0\]: .* 1594323 al"):
+        price_space(load(per_channel("{name: exhaustive, granularity: channel}")), LAYERS)
+    corner = load(per_channel("{name: exhaustive, granularity: layer}").replace(": 5", ": 9"))
+    price_space(corner, LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (per_channel("{name: budget_loop, granularity: channel}"), "BudgetLoop searches spaces of"),
+        (STUDY.replace("{name: uniform}", "{name: uniform, granularity: channel}"), "is for a per"),
+    ],
+)
+def test_a_part_that_is_not_there_or_not_searched_is_refused_with_its_line(load, text, reason):
+    with pytest.raises(
+        InvalidStudyError, match=rf"^study.yaml:10: strategies\[0\].granularity: .*{reason}"
+    ):
+        price_space(load(text), LAYERS)

@@ -121,6 +121,20 @@ def test_a_problem_reaches_the_desks_scores_and_the_further_tables():
     assert not problem.allows(PROBLEM.space.uniform(8))
 
 
+def test_a_trial_searches_the_part_of_the_space_that_its_strategy_can_and_is_told_to():
+    channel = tabular_problem(granularity="channel").space
+    ground = replace(GROUND, space=channel)
+
+    def searched(*args, **settings):
+        problem = ground.problem(trial(*args, **settings), PROBLEM._evaluator, None, Desk())
+        return problem.space
+
+    assert searched("random") is channel
+    assert searched("random", granularity="channel") is channel
+    assert searched("random", granularity="layer").size == PROBLEM.space.size
+    assert searched("budget_loop").size == PROBLEM.space.size
+
+
 def test_seed_and_label_decide_what_is_asked():
     def asked(**fields):
         keys = []
