@@ -1,10 +1,11 @@
 """What a strategy is given."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from ..spaces import (
     DEFAULT_OBJECTIVES,
     BitAllocation,
     BitSpace,
+    EnergyTableError,
     EvaluationError,
     InfeasibleError,
     Measurement,
@@ -24,7 +26,8 @@ from ..spaces import (
     score_signature,
 )
 from .budget import Budget, BudgetSpent, limit_text
-from .pricing import Pricing, shown_cost
+from .pricing import Pricing, is_within, shown_cost
+from .trace import Trace, finite
 
 if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
     from torch import Tensor
@@ -32,6 +35,8 @@ if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
     from ..energy import EnergyModel
     from ..models.config import ScoreConfig
     from ..models.quantized import QuantizedModel
+
+_MEAN_WIDTHS = ("mean_weight_bits", "mean_activation_bits")
 
 
 class Evaluator(Protocol):
@@ -103,7 +108,9 @@ class Problem:
         pricing: What allocations cost.
         findings: What a strategy wants reported beside its front, plain values by name. Those a
             study knows how to show: ``solver``, a list of what an exact solver said;
-            ``predicted``, predictions by `BitAllocation.key`, and ``predicts``, of what.
+            ``predicted``, predictions by `BitAllocation.key`, and ``predicts``, of what; and
+            ``notes``, a list of sentences that whoever reads the result should know.
+        trace: What was logged step by step; None before the first `log`.
         images_forward: Images the strategy passed through the network itself.
         images_backward: Images it passed backward.
     """
@@ -132,6 +139,7 @@ class Problem:
         self.baseline = baseline
         self.history: list[Measurement] = []
         self.findings: dict[str, Any] = {}
+        self.trace: Trace | None = None
         self.images_forward = 0
         self.images_backward = 0
         self.rng = np.random.default_rng(_entropy(seed, label))
@@ -281,6 +289,43 @@ class Problem:
         self.images_forward += forward
         self.images_backward += backward
 
+    def log(self, step: str, allocation: BitAllocation, /, **metrics: SupportsFloat | None) -> None:
+        """Note where the search stands after a step, for people to see as curves.
+
+        Added to what is given are the prices of the allocation, free of charge: ``energy``
+        (relative to uniform 8 bit), the study's cost and every limited cost, and the mean widths.
+        With ``accuracy`` comes ``best_accuracy``, the highest so far of an allocation within the
+        limits.
+
+        Args:
+            step: What one step is called, such as ``episode``; one word for the whole search.
+            allocation: What the search stands at.
+            metrics: Further values by name; None, or what is not finite, where there is none.
+
+        Raises:
+            StudyError: If the word is another than before, a value is no number, or the allocation
+                is one of other layers.
+
+        Examples:
+            ``problem.log("episode", allocation, reward=reward, accuracy=measurement.accuracy)``
+        """
+        if self.trace is None:
+            self.trace = Trace(step, tuple(layer.name for layer in self.space.layers))
+        if step != self.trace.step:
+            raise StudyError(f"a search logs one kind of step: {self.trace.step!r}, got {step!r}")
+        names = dict.fromkeys(("energy", self.cost_name, *self.budget.limits, *_MEAN_WIDTHS))
+        prices = {name: self._known_price(allocation, name) for name in names}
+        values: dict[str, SupportsFloat | None] = {**prices, **metrics}
+        if "accuracy" in metrics:
+            best = [b for b in self.trace.metrics.get("best_accuracy", []) if b is not None]
+            accuracy = finite("accuracy", metrics["accuracy"])
+            if accuracy is not None and all(
+                is_within(prices[name], limit) for name, limit in self.budget.limits.items()
+            ):
+                best.append(accuracy)
+            values["best_accuracy"] = max(best, default=None)
+        self.trace.add(allocation, values)
+
     @property
     def has_model(self) -> bool:
         """Whether `quantized_model` and `calibration` have something to return."""
@@ -313,6 +358,13 @@ class Problem:
             StudyError: If the problem carries no network.
         """
         return self._source().calibration()
+
+    def _known_price(self, allocation: BitAllocation, name: str) -> float:
+        """Return a cost; NaN where a table does not support a width."""
+        try:
+            return self.price(allocation, name)
+        except EnergyTableError:
+            return math.nan
 
     def _source(self) -> ModelSource:
         if self._model is None:

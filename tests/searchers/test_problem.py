@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bitfront.energy import EnergyModel, load_table
 from bitfront.searchers import Budget, BudgetSpent, Problem
 from bitfront.searchers.synthetic import AdditiveLandscape, tabular_problem
 from bitfront.spaces import (
@@ -143,6 +144,68 @@ def test_only_allowed_keeps_the_order_and_each_once():
     assert problem.only_allowed([four, eight, two, four]) == [four, two]
     with pytest.raises(InfeasibleError, match=r"the cheapest has bops .* \(limit "):
         problem.only_allowed([eight])
+
+
+# What is logged
+
+
+def test_a_step_is_logged_with_its_prices():
+    problem = tabular_problem(limits={"size": 1e6, "bops": 1e9}, objectives=["accuracy", "size"])
+    assert problem.trace is None
+    four = problem.space.uniform(4)
+    problem.log("episode", four, reward=0.5)
+    assert problem.trace.step == "episode"
+    assert problem.trace.layers == four.layers
+    costs = ("energy", "size", "bops", "mean_weight_bits", "mean_activation_bits")
+    expected = {"reward": 0.5, **{name: problem.price(four, name) for name in costs}}
+    assert problem.trace.metrics == {name: [value] for name, value in expected.items()}
+    assert problem.trace.weight_bits == [list(four.weights)]
+
+
+def test_a_given_value_comes_before_a_price():
+    problem = tabular_problem()
+    problem.log("epoch", problem.space.uniform(4), energy=0.25)
+    assert problem.trace.metrics["energy"] == [0.25]
+
+
+def test_the_best_accuracy_counts_what_is_within_the_limits():
+    free = tabular_problem()
+    problem = tabular_problem(limits={"energy": free.price(free.space.uniform(4))})
+    logged = [(4, 0.5), (8, 0.9), (4, math.nan), (2, 0.4), (2, 0.6)]
+    for width, accuracy in logged:
+        problem.log("episode", problem.space.uniform(width), accuracy=accuracy)
+    assert problem.trace.metrics["accuracy"] == [0.5, 0.9, None, 0.4, 0.6]
+    assert problem.trace.metrics["best_accuracy"] == [0.5, 0.5, 0.5, 0.5, 0.6]
+
+
+def test_there_is_no_best_accuracy_before_the_first():
+    problem = tabular_problem()
+    problem.log("episode", problem.space.uniform(4), accuracy=None)
+    problem.log("episode", problem.space.uniform(4), accuracy=np.float32(0.5))
+    assert problem.trace.metrics["best_accuracy"] == [None, 0.5]
+
+
+def test_a_width_without_a_price_is_logged_without_one():
+    base = tabular_problem()
+    energy = EnergyModel(load_table("bitfusion"), base.space.layers)
+    problem = Problem(base.space, energy, AdditiveLandscape(base.energy), Budget(1))
+    problem.log("epoch", BitAllocation.uniform(base.space.layers, 32))
+    assert problem.trace.metrics["energy"] == [None]
+
+
+def test_a_search_logs_one_kind_of_step():
+    problem = tabular_problem()
+    problem.log("episode", problem.space.uniform(4))
+    with pytest.raises(StudyError, match="one kind of step: 'episode', got 'epoch'"):
+        problem.log("epoch", problem.space.uniform(4))
+    assert len(problem.trace) == 1
+
+
+def test_logging_charges_nothing_and_draws_nothing():
+    problem, untouched = tabular_problem(), tabular_problem()
+    problem.log("episode", problem.space.uniform(4), accuracy=0.5)
+    assert problem.remaining == untouched.remaining
+    assert problem.rng.integers(2**32) == untouched.rng.integers(2**32)
 
 
 # Randomness and the network
