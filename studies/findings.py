@@ -1,4 +1,4 @@
-"""What strategies report beside their fronts: words of solvers, and predictions to be checked.
+"""What strategies report beside their fronts: predictions to be checked, words of solvers, traces.
 
 A prediction is compared with the loss that was measured on the search split, whatever it predicts:
 a score that orders allocations as their loss does is a good score, in any unit.
@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..spaces import Measurement
+from ..searchers.trace import Trace
+from ..spaces import Measurement, StudyError
+
+TRACE = "trace"
+"""The finding that holds what a strategy logged, `Trace.to_dict`."""
 
 EQUAL_GAP = 1e-9
 """A relative gap this small is rounding."""
@@ -96,6 +100,23 @@ def solver_text(findings: Mapping[str, Any]) -> str:
     details = (f"{n} {widest[n]:.4g}" for n in ("score", "bound") if _is_number(widest.get(n)))
     which = "gap" if len(solutions) == 1 else "largest gap"
     return f"{statuses}; {which} {gap:.2g} ({', '.join(details)})"
+
+
+def trace_of(findings: Mapping[str, Any]) -> Trace | None:
+    """Return what a strategy logged step by step; None if it logged nothing."""
+    logged = findings.get(TRACE)
+    if not isinstance(logged, Mapping):
+        return None
+    try:
+        return Trace.from_dict(logged)
+    except StudyError:  # a stranger's finding of the same name
+        return None
+
+
+def notes_of(findings: Mapping[str, Any]) -> list[str]:
+    """Return the sentences that a strategy wants whoever reads the result to know."""
+    said = findings.get("notes")
+    return [str(note) for note in said] if isinstance(said, list) else []
 
 
 def plain(value: Any) -> Any:

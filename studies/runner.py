@@ -26,7 +26,7 @@ from ..spaces import (
     pareto_front,
 )
 from .cluster import require_listening
-from .findings import predictions
+from .findings import notes_of, predictions
 from .ledger import TrialRow
 from .progress import Phase, ProgressCallback, ProgressEvent
 from .record import LEDGER_FILE, Books
@@ -105,6 +105,11 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
         pool.run(trials, ground)
         histories = {trial.id: pool.history(trial.id) for trial in trials}
         records = [_record(row, histories[row.id]) for row in pool.trials()]
+        said = [
+            f"{record.strategy}, seed {record.seed}: {note}"
+            for record in records
+            for note in notes_of(record.findings)
+        ]
         finalists, notes = _finalists(trials, histories, spec.compared, prepared.pricing)
         tested = _measure_finalists(finalists, pool, progress)
         measuring_notes = pool.notes()
@@ -122,7 +127,7 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
         space_size=prepared.space.size,
         table_agreement=agreement,
         versions=_versions(),
-        notes=(*prepared.notes, *measuring_notes, *baselines.notes, *notes, *more_notes),
+        notes=(*prepared.notes, *measuring_notes, *baselines.notes, *notes, *said, *more_notes),
     )
     result.save(spec.folder)
     return result

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..searchers import Budget, Evaluator, ModelSource, Pricing, Problem
 from ..searchers.budget import limit_text
 from ..spaces import BitAllocation, BitSpace, Measurement, Objective, Scores
-from .findings import plain
+from .findings import TRACE, plain
 from .ledger import OwnWork, TrialRow
 from .requests import Request
 from .sections import StrategySpec
@@ -171,5 +171,7 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
         findings = dict(plain(problem.findings))
     except Exception as raised:
         error = error or f"its findings are no plain values: {type(raised).__name__}: {raised}"
+    if problem.trace is not None:
+        findings[TRACE] = problem.trace.to_dict()
     own = OwnWork(problem.images_forward, problem.images_backward, findings)
     desk.end(trial.id, time.monotonic() - started, error, own)

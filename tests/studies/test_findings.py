@@ -6,8 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from bitfront.searchers.trace import Trace
 from bitfront.spaces import BitAllocation, Measurement
-from bitfront.studies.findings import agreement, plain, predictions, solver_text
+from bitfront.studies.findings import (
+    agreement,
+    notes_of,
+    plain,
+    predictions,
+    solver_text,
+    trace_of,
+)
 
 
 def measurement(bits, loss, **fields):
@@ -77,6 +85,30 @@ def test_what_solvers_said_is_one_phrase():
 @pytest.mark.parametrize("said", [None, [], "optimal", [1, 2]])
 def test_what_is_no_word_of_a_solver_is_not_shown(said):
     assert solver_text({"solver": said}) == ""
+
+
+def test_what_was_logged_is_read_back():
+    trace = Trace("epoch", ("fc",))
+    trace.add(BitAllocation(["fc"], [4], [8]), {"loss": 0.5})
+    assert trace_of({"trace": json.loads(json.dumps(trace.to_dict()))}) == trace
+
+
+@pytest.mark.parametrize("logged", [None, "all well", [1.0], {}, {"step": "epoch"}])
+def test_what_is_no_trace_is_not_drawn(logged):
+    assert trace_of({"trace": logged}) is None
+    assert trace_of({}) is None
+
+
+def test_notes_are_sentences():
+    assert notes_of({"notes": ["Three rewards were not finite.", 3]}) == [
+        "Three rewards were not finite.",
+        "3",
+    ]
+
+
+@pytest.mark.parametrize("said", [None, "a sentence", {"a": "sentence"}])
+def test_what_is_no_list_of_notes_is_not_shown(said):
+    assert notes_of({"notes": said}) == notes_of({}) == []
 
 
 class Colour(enum.StrEnum):

@@ -8,6 +8,7 @@ from bitfront.energy import EnergyModel, load_table
 from bitfront.searchers import Budget, Pricing
 from bitfront.searchers.synthetic import tabular_problem
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation, Scores
+from bitfront.studies.findings import trace_of
 from bitfront.studies.sections import StrategySpec
 from bitfront.studies.trials import Ground, SharedScores, Trial, budget_label, planned, run_trial
 
@@ -88,6 +89,7 @@ class Reporting(Searcher):
         problem.charge(forward=3, backward=2)
         problem.findings["predicted"] = {"a": np.float64(0.5), "b": float("nan")}
         problem.findings["what"] = {1: (np.arange(2), object)}
+        problem.log("episode", problem.space.uniform(4), reward=np.float32(0.5))
         raise RuntimeError("no idea")
 """
 
@@ -100,7 +102,10 @@ def test_what_a_strategy_did_by_itself_is_told_even_if_it_fails(tmp_path, monkey
     run_trial(trial("reporting:Reporting"), GROUND, desk, None)
     assert desk.log[-1][2] == "RuntimeError: no idea"
     assert (desk.own.images_forward, desk.own.images_backward) == (10, 2)
+    trace = trace_of(desk.own.findings)
+    assert (trace.step, len(trace), trace.metrics["reward"]) == ("episode", 1, [0.5])
     assert desk.own.findings == {
+        "trace": trace.to_dict(),
         "predicted": {"a": 0.5, "b": None},
         "what": {"1": [[0, 1], "<class 'object'>"]},
     }
