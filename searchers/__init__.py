@@ -8,6 +8,7 @@ are made by name with `build`. The conformance suite for strategies of your own 
 from .base import Searcher
 from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
+from .checkpoint import CheckpointStore, State
 from .exhaustive import Exhaustive
 from .frontier import Frontier
 from .greedy import Greedy
@@ -35,6 +36,7 @@ __all__ = [
     "Budget",
     "BudgetLoop",
     "BudgetSpent",
+    "CheckpointStore",
     "Description",
     "Evaluator",
     "Exhaustive",
@@ -51,6 +53,7 @@ __all__ = [
     "ScoreStore",
     "Searcher",
     "Setting",
+    "State",
     "Uniform",
     "build",
     "describe",

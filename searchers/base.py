@@ -50,6 +50,9 @@ class Searcher(ABC):
         - survive measurements that failed (`Measurement.failed`; the accuracy is NaN);
         - keep its settings as they are: whatever it learns is a local variable.
 
+        One that learns for long may `Problem.save` it step by step, and begin with what is in
+        `Problem.saved`.
+
         Args:
             problem: All it may know of the study.
         """
@@ -96,7 +99,8 @@ class Searcher(ABC):
     def run(self, problem: Problem) -> None:
         """Check that this strategy suits a problem, then `search` until the budget is spent.
 
-        This is what studies and tests call.
+        This is what studies and tests call. A run of a trial that was interrupted goes on from what
+        that one saved (`Problem.save`).
 
         Raises:
             InfeasibleError: If nothing in the space respects the budget's limits.
@@ -111,6 +115,7 @@ class Searcher(ABC):
                 f"{type(self).__name__} looks into the network, and this problem carries none"
             )
         problem.require_feasible()
+        problem.resume()
         try:
             self.search(problem)
         except BudgetSpent:

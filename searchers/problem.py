@@ -1,6 +1,6 @@
 """What a strategy is given."""
 
-import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +26,9 @@ from ..spaces import (
     score_signature,
 )
 from .budget import Budget, BudgetSpent, limit_text
+from .checkpoint import Checkpoint, CheckpointStore, State
 from .pricing import Pricing, is_within, shown_cost
+from .randomness import generator, generator_state
 from .trace import Trace, finite
 
 if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
@@ -101,6 +103,7 @@ class Problem:
         model: The network, for strategies that declare ``needs_model``.
         tables: Further energy models, by the name of their table, that limits may name.
         score_store: Keeps sensitivity scores beyond this problem.
+        checkpoints: Keeps what the strategy saves beyond this problem.
 
     Attributes:
         history: Every measurement asked for, in order, the failed ones too.
@@ -129,6 +132,7 @@ class Problem:
         model: ModelSource | None = None,
         tables: "Mapping[str, EnergyModel] | None" = None,
         score_store: ScoreStore | None = None,
+        checkpoints: CheckpointStore | None = None,
     ) -> None:
         self.space = space
         self.energy = energy
@@ -142,10 +146,13 @@ class Problem:
         self.trace: Trace | None = None
         self.images_forward = 0
         self.images_backward = 0
-        self.rng = np.random.default_rng(_entropy(seed, label))
+        self.rng = generator(seed, label)
         self._evaluator = evaluator
         self._model = model
         self._score_store = score_store
+        self._checkpoints = checkpoints
+        self._label = label
+        self._saved: State | None = None
 
     @property
     def remaining(self) -> int:
@@ -177,16 +184,19 @@ class Problem:
         for allocation in allocations:
             self.space.validate(allocation)
         affordable = list(allocations[: self.remaining])
-        if affordable:
-            measured = self._evaluator(affordable, fidelity=fidelity)
-            if len(measured) != len(affordable):
-                raise EvaluationError(
-                    f"the evaluator answered {len(measured)} of {len(affordable)} questions"
-                )
-            self.history.extend(measured)
+        measured = self._ask(affordable, fidelity) if affordable else []
         if len(affordable) < len(allocations):
             raise BudgetSpent(f"all {self.budget.evaluations} evaluations are used")
-        return measured if affordable else []
+        return measured
+
+    def _ask(self, allocations: Sequence[BitAllocation], fidelity: float) -> list[Measurement]:
+        measured = self._evaluator(allocations, fidelity=fidelity)
+        if len(measured) != len(allocations):
+            raise EvaluationError(
+                f"the evaluator answered {len(measured)} of {len(allocations)} questions"
+            )
+        self.history.extend(measured)
+        return measured
 
     def price(self, allocation: BitAllocation, name: str = "energy") -> float:
         """Return what an allocation costs, without measuring it.
@@ -315,7 +325,7 @@ class Problem:
             raise StudyError(f"a search logs one kind of step: {self.trace.step!r}, got {step!r}")
         names = dict.fromkeys(("energy", self.cost_name, *self.budget.limits, *_MEAN_WIDTHS))
         prices = {name: self._known_price(allocation, name) for name in names}
-        values: dict[str, SupportsFloat | None] = {**prices, **metrics}
+        values: dict[str, SupportsFloat | None] = {**metrics}
         if "accuracy" in metrics:
             best = [b for b in self.trace.metrics.get("best_accuracy", []) if b is not None]
             accuracy = finite("accuracy", metrics["accuracy"])
@@ -324,7 +334,81 @@ class Problem:
             ):
                 best.append(accuracy)
             values["best_accuracy"] = max(best, default=None)
-        self.trace.add(allocation, values)
+        self.trace.add(allocation, values | {n: p for n, p in prices.items() if n not in values})
+
+    def save(self, state: State) -> None:
+        """Keep what the strategy needs to go on from here, in place of what it saved before.
+
+        Call it where a step is complete: after an episode, an epoch, a generation. All that the
+        problem knows is kept with it: what was asked, the state of `rng`, what was logged,
+        `findings` and the images counted. If the trial is interrupted and its study is run again,
+        `search` starts with the problem as it is now, and finds the state in `saved`.
+
+        Args:
+            state: Arrays of numbers and plain values by name, as in `State`. What was made of it
+                later, such as a generator of the strategy's own, has to be in it.
+
+        Raises:
+            StudyError: If a value is neither.
+        """
+        if self._checkpoints is None:
+            return
+        checkpoint = Checkpoint(
+            state,
+            tuple((m.allocation, m.fidelity) for m in self.history),
+            generator_state(self.rng),
+            None if self.trace is None else self.trace.to_dict(),
+            self.findings,
+            self.images_forward,
+            self.images_backward,
+        )
+        self._checkpoints.put(checkpoint.to_bytes())
+
+    @property
+    def saved(self) -> State | None:
+        """What an interrupted run of this very trial saved last; None at a fresh start.
+
+        The history is then that of the moment it was saved: what is counted from the start of a
+        search goes by ``budget.evaluations``, not by `remaining`.
+        """
+        return self._saved
+
+    def resume(self) -> None:
+        """Go to where an interrupted run of this very trial saved last, if one did.
+
+        `Searcher.run` calls this before `Searcher.search`. What had been asked is asked again, in
+        order, so that history and charges are those of a run without an interruption; a study has
+        the answers. Where what is kept is damaged or of another trial, the trial starts over and
+        ``findings["notes"]`` says so.
+        """
+        kept = None if self._checkpoints is None or self.history else self._checkpoints.get()
+        if kept is None:
+            return
+        try:
+            checkpoint = Checkpoint.from_bytes(kept)
+            self._require_fitting(checkpoint)
+            rng = generator(self.seed, self._label, checkpoint.rng)
+            trace = None if checkpoint.trace is None else Trace.from_dict(checkpoint.trace)
+        except (StudyError, SpaceError) as error:
+            note = f"started over, since what an interrupted run had saved cannot be used: {error}"
+            self.findings.setdefault("notes", []).append(note)
+            return
+        for fidelity, group in itertools.groupby(checkpoint.asked, key=lambda ask: ask[1]):
+            self._ask([allocation for allocation, _ in group], fidelity)
+        self.rng, self.trace = rng, trace
+        self.findings = dict(checkpoint.findings)
+        self.images_forward = checkpoint.images_forward
+        self.images_backward = checkpoint.images_backward
+        self._saved = checkpoint.state
+
+    def _require_fitting(self, checkpoint: Checkpoint) -> None:
+        if len(checkpoint.asked) > self.budget.evaluations:
+            raise StudyError(
+                f"it has {len(checkpoint.asked)} evaluations, and the budget is "
+                f"{self.budget.evaluations}"
+            )
+        for allocation, _ in checkpoint.asked:
+            self.space.validate(allocation)
 
     @property
     def has_model(self) -> bool:
@@ -370,9 +454,3 @@ class Problem:
         if self._model is None:
             raise StudyError("this problem carries no network; set needs_model = True on the class")
         return self._model
-
-
-def _entropy(seed: int, label: str) -> np.random.SeedSequence:
-    """Return a seed sequence that is the same in every process, unlike `hash`."""
-    word = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "little")
-    return np.random.SeedSequence([seed, word])

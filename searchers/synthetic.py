@@ -18,6 +18,7 @@ from ..spaces import (
     pareto_front,
 )
 from .budget import Budget
+from .checkpoint import CheckpointStore
 from .problem import Evaluator, ModelSource, Problem
 
 if TYPE_CHECKING:
@@ -79,6 +80,25 @@ class AdditiveLandscape:
     ) -> list[Measurement]:
         """Return one measurement per allocation, in the same order."""
         return [self.measure(allocation, fidelity) for allocation in allocations]
+
+
+@dataclass
+class KeptCheckpoint:
+    """A `CheckpointStore` for one trial, in memory.
+
+    Attributes:
+        data: The last checkpoint that was put; None if none was.
+    """
+
+    data: bytes | None = None
+
+    def get(self) -> bytes | None:
+        """Return the last checkpoint that was put."""
+        return self.data
+
+    def put(self, data: bytes) -> None:
+        """Keep a checkpoint in place of the one before."""
+        self.data = data
 
 
 @dataclass
@@ -178,6 +198,7 @@ def tabular_problem(
     landscape_seed: int = 0,
     wrap: Callable[[Evaluator], Evaluator] = lambda evaluator: evaluator,
     objectives: Sequence[str] = ("accuracy", "energy"),
+    checkpoints: CheckpointStore | None = None,
     **space: Any,
 ) -> Problem:
     """Return a problem that is answered by a formula, in microseconds.
@@ -193,6 +214,7 @@ def tabular_problem(
         landscape_seed: Seed of the sensitivities.
         wrap: Makes the evaluator that is used of the one with the formula.
         objectives: What is compared.
+        checkpoints: Keeps what the strategy saves.
         space: More for `BitSpace.build`: ``granularity``, ``pins``, ``ties`` and so on.
     """
     layers = synthetic_layers() if layers is None else layers
@@ -205,6 +227,7 @@ def tabular_problem(
         seed=seed,
         objectives=[objective(name) for name in objectives],
         model=model,
+        checkpoints=checkpoints,
     )
 
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from .problem import Evaluator, Problem
 from .settings import configure
 from .synthetic import (
     AdditiveLandscape,
+    KeptCheckpoint,
     TinyNetwork,
     model_problem,
     synthetic_layers,
@@ -37,6 +39,7 @@ from .synthetic import (
 
 __all__ = [
     "AdditiveLandscape",
+    "KeptCheckpoint",
     "SearcherConformance",
     "TinyNetwork",
     "asked",
@@ -154,6 +157,27 @@ class SearcherConformance(ABC):
         assert child.returncode == 0, child.stderr.decode()
         assert json.loads(child.stdout) == [asked(self.make(), **options) for options in problems]
 
+    @pytest.mark.parametrize("answers", [9, 19])
+    def test_an_interruption_makes_no_difference(self, answers: int) -> None:
+        """Interrupted and run again, it asks and logs what it would have without; see `saved`."""
+        for options in self._options(seed=5):
+            kept = KeptCheckpoint()
+            interrupted = {**options, "wrap": _interrupting(answers), "checkpoints": kept}
+            with suppress(KeyboardInterrupt):  # it may be done before
+                self.make().run(problem_for(self.make(), **interrupted))
+            if kept.data is None:  # it saves nothing, and would start over
+                continue
+            whole, again = (
+                problem_for(self.make(), **options, checkpoints=store) for store in (None, kept)
+            )
+            for problem in (whole, again):
+                self.make().run(problem)
+            assert again.history == whole.history
+            assert again.trace == whole.trace
+            assert again.findings.keys() == whole.findings.keys()
+            assert again.images_forward == whole.images_forward
+            assert again.images_backward == whole.images_backward
+
     def test_another_seed_asks_otherwise_unless_deterministic(self) -> None:
         """``deterministic`` tells the truth."""
         for options in self._options():
@@ -206,6 +230,26 @@ class _Unsteady:
         answers = [self.evaluator([a], fidelity=fidelity)[0] for a in reversed(allocations)]
         noise = random.random() + np.random.random()
         return [replace(m, wall_s=noise + i) for i, m in enumerate(answers)][::-1]
+
+
+def _interrupting(answers: int) -> Callable[[Evaluator], Evaluator]:
+    """Return what makes an evaluator give no more than so many answers."""
+
+    def wrap(evaluator: Evaluator) -> Evaluator:
+        given = 0
+
+        def evaluate(
+            allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+        ) -> list[Measurement]:
+            nonlocal given
+            given += len(allocations)
+            if given > answers:
+                raise KeyboardInterrupt
+            return evaluator(allocations, fidelity=fidelity)
+
+        return evaluate
+
+    return wrap
 
 
 def _failing(share: float) -> Callable[[Evaluator], Evaluator]:

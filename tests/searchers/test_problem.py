@@ -6,7 +6,7 @@ import pytest
 
 from bitfront.energy import EnergyModel, load_table
 from bitfront.searchers import Budget, BudgetSpent, Problem
-from bitfront.searchers.synthetic import AdditiveLandscape, tabular_problem
+from bitfront.searchers.synthetic import AdditiveLandscape, KeptCheckpoint, tabular_problem
 from bitfront.spaces import (
     OBJECTIVES,
     BitAllocation,
@@ -206,6 +206,98 @@ def test_logging_charges_nothing_and_draws_nothing():
     problem.log("episode", problem.space.uniform(4), accuracy=0.5)
     assert problem.remaining == untouched.remaining
     assert problem.rng.integers(2**32) == untouched.rng.integers(2**32)
+
+
+# Going on after an interruption
+
+
+def interrupted():
+    """Return a store, and the problem that saved into it, as it was then."""
+    kept = KeptCheckpoint()
+    problem = tabular_problem(checkpoints=kept)
+    problem.evaluate(uniforms(problem, 8, 4))
+    problem.evaluate(uniforms(problem, 4), fidelity=0.5)
+    problem.rng.random(3)
+    problem.log("episode", problem.space.uniform(4), reward=0.5)
+    problem.charge(forward=5, backward=2)
+    problem.findings["predicted"] = {"a": 1.5}
+    problem.save({"episode": 3, "memory": np.arange(4.0)})
+    return kept, problem
+
+
+def test_a_new_run_goes_on_from_what_was_saved_last():
+    kept, before = interrupted()
+    after = tabular_problem(checkpoints=kept)
+    assert after.saved is None and after.history == []  # nothing happens before it is asked to
+    after.resume()
+    assert after.history == before.history
+    assert after.remaining == before.remaining
+    assert after.rng.random() == before.rng.random()
+    assert after.trace == before.trace
+    assert after.findings == before.findings
+    assert (after.images_forward, after.images_backward) == (5, 2)
+    assert after.saved["episode"] == 3
+    assert after.saved["memory"].tolist() == [0, 1, 2, 3]
+
+
+def test_what_was_done_after_the_last_save_is_done_again():
+    kept, before = interrupted()
+    before.evaluate(uniforms(before, 2))
+    before.findings["late"] = True
+    after = tabular_problem(checkpoints=kept)
+    after.resume()
+    assert len(after.history) == 3
+    assert "late" not in after.findings
+
+
+def test_questions_are_asked_again_in_order_and_at_their_fidelity():
+    kept, before = interrupted()
+    calls = []
+
+    def wrap(evaluator):
+        def evaluate(allocations, *, fidelity=1.0):
+            calls.append((list(allocations), fidelity))
+            return evaluator(allocations, fidelity=fidelity)
+
+        return evaluate
+
+    tabular_problem(checkpoints=kept, wrap=wrap).resume()
+    assert calls == [(uniforms(before, 8, 4), 1.0), (uniforms(before, 4), 0.5)]
+
+
+def test_without_anything_saved_nothing_is_resumed():
+    without_a_store = tabular_problem()
+    without_a_store.save({"episode": 1})
+    for problem in (without_a_store, tabular_problem(checkpoints=KeptCheckpoint())):
+        problem.resume()
+        assert problem.saved is None
+        assert problem.findings == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"evaluations": 2}, "it has 3 evaluations, and the budget is 2"),
+        ({"widths": (3, 5)}, "conv1.weight may be 3, 5 bits, got 8"),
+    ],
+)
+def test_what_does_not_fit_is_left_and_the_trial_starts_over(options, reason):
+    kept, _ = interrupted()
+    problem = tabular_problem(checkpoints=kept, **options)
+    untouched = tabular_problem()
+    problem.resume()
+    assert (problem.history, problem.saved, problem.trace) == ([], None, None)
+    assert problem.rng.random() == untouched.rng.random()
+    (note,) = problem.findings["notes"]
+    assert note.startswith("started over, since what an interrupted run had saved cannot be used: ")
+    assert reason in note
+
+
+def test_what_is_damaged_is_left_and_the_trial_starts_over():
+    problem = tabular_problem(checkpoints=KeptCheckpoint(b"no checkpoint"))
+    problem.resume()
+    assert problem.saved is None
+    assert "it is damaged" in problem.findings["notes"][0]
 
 
 # Randomness and the network

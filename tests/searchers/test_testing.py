@@ -4,10 +4,11 @@ import random
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from bitfront.searchers import Searcher
-from bitfront.searchers.testing import SearcherConformance
+from bitfront.searchers.testing import KeptCheckpoint, SearcherConformance, tabular_problem
 from bitfront.spaces import BitAllocation
 
 
@@ -24,6 +25,69 @@ class Good(Searcher):
 
 class TestGood(SearcherConformance):
     make = Good
+
+
+class Saving(Good):
+    """Learns which width pays and saves what it learned after every episode."""
+
+    def search(self, problem):
+        worth, draws = self.start(problem)
+        for episode in range(self.episode(problem), problem.budget.evaluations // 2):
+            drawn = (problem.rng.choice(4, p=worth / worth.sum()), draws.integers(4))
+            asked = [problem.space.uniform(2 + 2 * int(index)) for index in drawn]
+            for index, measured in zip(drawn, problem.evaluate(asked), strict=True):
+                worth[index] += 0.0 if measured.failed else measured.accuracy
+            problem.log("episode", asked[0], worth=worth.max())
+            problem.charge(forward=episode)
+            problem.findings["worth"] = worth
+            self.save(problem, episode + 1, worth, draws)
+        problem.evaluate(problem.only_allowed(problem.space.uniform(bits) for bits in (2, 4, 6, 8)))
+
+    def episode(self, problem):
+        return problem.saved["episode"] if problem.saved else 0
+
+    def start(self, problem):
+        draws = np.random.default_rng(problem.rng.integers(2**32))
+        if problem.saved:
+            draws.bit_generator.state = problem.saved["draws"]
+        return problem.saved["worth"] if problem.saved else np.ones(4), draws
+
+    def save(self, problem, episode, worth, draws):
+        state = {"episode": episode, "worth": worth, "draws": draws.bit_generator.state}
+        problem.save(state)
+
+
+class TestSaving(SearcherConformance):
+    make = Saving
+
+    def test_it_goes_on_and_does_not_begin_anew(self):
+        kept, rounds = KeptCheckpoint(), []
+
+        class Counting(Saving):
+            def save(self, problem, *state):
+                rounds.append(problem.remaining)
+                super().save(problem, *state)
+
+        def stop(evaluator):
+            def evaluate(allocations, *, fidelity=1.0):
+                if len(rounds) == 4:
+                    raise KeyboardInterrupt
+                return evaluator(allocations, fidelity=fidelity)
+
+            return evaluate
+
+        with pytest.raises(KeyboardInterrupt):
+            Counting().run(tabular_problem(checkpoints=kept, wrap=stop))
+        rounds.append(None)
+        Counting().run(tabular_problem(checkpoints=kept))
+        assert rounds == [18, 16, 14, 12, None, 10, 8, 6, 4, 2, 0]
+
+
+class Forgetting(Saving):
+    """Saves, and begins with nothing all the same."""
+
+    def start(self, problem):
+        return np.ones(4), np.random.default_rng(problem.rng.integers(2**32))
 
 
 class Foreign(Good):
@@ -124,6 +188,12 @@ def test_a_strategy_that_trusts_every_measurement_is_found():
     suite = type("Suite", (SearcherConformance,), {"make": Trusting})()
     with pytest.raises(AssertionError):
         suite.test_survives_failed_measurements(share=1.0)
+
+
+def test_a_strategy_that_forgets_what_it_had_saved_is_found():
+    suite = type("Suite", (SearcherConformance,), {"make": Forgetting})()
+    with pytest.raises(AssertionError):
+        suite.test_an_interruption_makes_no_difference(answers=9)
 
 
 def test_a_false_claim_of_determinism_is_found():
