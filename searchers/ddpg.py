@@ -1,0 +1,287 @@
+"""An agent that learns a continuous action in [0, 1]: deep deterministic policy gradient.
+
+[DDPG16] Lillicrap, Hunt, Pritzel, Heess, Erez, Tassa, Silver, Wierstra. Continuous control with
+deep reinforcement learning. ICLR 2016. Sizes, rates, noise and reward baseline as in [HAQ19].
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from ..models.threads import fixed_threads
+
+Floats = npt.NDArray[np.float32]
+
+_HIDDEN = 300
+"""Units of both hidden layers of both networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """How an agent learns.
+
+    Attributes:
+        actor_lr: Learning rate of the actor.
+        critic_lr: Learning rate of the critic.
+        tau: How far the target networks follow in an update.
+        gamma: Discount of later rewards.
+        baseline_rate: How fast the mean reward follows, that is subtracted from rewards.
+    """
+
+    actor_lr: float = 1e-4
+    critic_lr: float = 1e-3
+    tau: float = 0.01
+    gamma: float = 1.0
+    baseline_rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Steps of an agent, one per row.
+
+    Attributes:
+        states: ``n x S``; where it was.
+        actions: ``n``, in [0, 1]; what was done, which may not be what it proposed.
+        rewards: ``n``.
+        next_states: ``n x S``; where it came to, of no importance at the end of an episode.
+        ends: ``n``; whether the episode ended there.
+    """
+
+    states: Floats
+    actions: Floats
+    rewards: Floats
+    next_states: Floats
+    ends: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_episode(cls, states: Floats, actions: Floats, reward: float) -> Self:
+        """Return the steps of one episode, in order, each with the reward of its end.
+
+        Args:
+            states: ``n x S``, in order.
+            actions: ``n``.
+            reward: Given to every step.
+        """
+        ends = np.zeros(len(states), dtype=bool)
+        ends[-1:] = True
+        rewards = np.full(len(states), reward, dtype=np.float32)
+        return cls(states, actions, rewards, np.roll(states, -1, axis=0), ends)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def truncated_normal(mean: Floats, sigma: float, rng: np.random.Generator) -> Floats:
+    """Draw from normal laws cut off at 0 and 1, by inversion.
+
+    Args:
+        mean: Means of the laws before they are cut, in [0, 1]; any shape.
+        sigma: Standard deviation before they are cut; 0 returns the means.
+        rng: Source of randomness.
+    """
+    if sigma <= 0:
+        return mean
+    low, high = ndtr(-mean / sigma), ndtr((1 - mean) / sigma)
+    drawn = mean + sigma * ndtri(low + rng.random(mean.shape) * (high - low))
+    return np.clip(drawn, 0, 1).astype(np.float32)
+
+
+class Memory:
+    """The last transitions, to be drawn from.
+
+    Args:
+        features: Numbers that describe a state.
+        capacity: Transitions that are kept; further ones take the place of the oldest.
+    """
+
+    def __init__(self, features: int, capacity: int) -> None:
+        self._rows = np.zeros((capacity, 2 * features + 3), dtype=np.float32)
+        self._features = features
+        self._added = 0
+
+    def __len__(self) -> int:
+        return min(self._added, len(self._rows))
+
+    def add(self, transitions: Transitions) -> npt.NDArray[np.int64]:
+        """Keep transitions; return their places, from which they will be gone some day."""
+        places = (self._added + np.arange(len(transitions))) % len(self._rows)
+        self._rows[places] = np.column_stack(
+            [
+                transitions.states,
+                transitions.actions,
+                transitions.rewards,
+                transitions.ends,
+                transitions.next_states,
+            ]
+        )
+        self._added += len(transitions)
+        return places
+
+    def draw(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Return the places of transitions drawn at random, each equally likely every time."""
+        return rng.integers(len(self), size=count)
+
+    def at(self, places: npt.NDArray[np.int64]) -> Transitions:
+        """Return the transitions of some places."""
+        rows, n = self._rows[places], self._features
+        return Transitions(
+            rows[:, :n], rows[:, n], rows[:, n + 1], rows[:, n + 3 :], rows[:, n + 2] > 0
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return all it keeps; `restore` is the inverse."""
+        return {"rows": self._rows[: len(self)].copy(), "added": self._added}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become the memory whose `state` this was, of as many features and the same capacity."""
+        self._rows[: len(state["rows"])] = state["rows"]
+        self._added = state["added"]
+
+
+class Agent:
+    """An actor that proposes actions, and a critic from which it learns which are good.
+
+    The same calls in the same order give the same agent, bit for bit on the same machine: it has
+    no randomness but its first weights, and computes on one thread.
+
+    Args:
+        features: Numbers that describe a state.
+        rng: Draws the first weights, from PyTorch's usual law.
+        config: How it learns.
+    """
+
+    def __init__(
+        self, features: int, rng: np.random.Generator, config: AgentConfig | None = None
+    ) -> None:
+        self.config = config or AgentConfig()
+        self._actor = _network(features, rng, nn.Sigmoid())
+        self._critic = _network(features + 1, rng)
+        self._actor_target = copy.deepcopy(self._actor)
+        self._critic_target = copy.deepcopy(self._critic)
+        self._actor_optimizer = _adam(self._actor, self.config.actor_lr)
+        self._critic_optimizer = _adam(self._critic, self.config.critic_lr)
+        self._baseline = math.nan
+
+    def act(self, states: Floats) -> Floats:
+        """Return the actor's action in each state.
+
+        Args:
+            states: ``n x S``.
+        """
+        with fixed_threads(1), torch.inference_mode():
+            actions: Floats = self._actor(torch.from_numpy(states)).squeeze(1).numpy()
+        return actions
+
+    def update(self, batch: Transitions) -> None:
+        """Take a step of both networks towards what a batch of transitions teaches."""
+        states, actions, rewards, following = map(
+            torch.from_numpy, (batch.states, batch.actions, batch.rewards, batch.next_states)
+        )
+        with fixed_threads(1):
+            wanted = self._returns(rewards, following, torch.from_numpy(batch.ends))
+            self._critic_optimizer.zero_grad()
+            error = mse_loss(self._value(self._critic, states, actions), wanted)
+            error.backward()  # type: ignore[no-untyped-call]
+            self._critic_optimizer.step()
+            self._actor_optimizer.zero_grad()
+            self._critic.requires_grad_(False)  # what this would teach it is of no use
+            value = self._value(self._critic, states, self._actor(states).squeeze(1)).mean()
+            (-value).backward()
+            self._critic.requires_grad_(True)
+            self._actor_optimizer.step()
+            self._follow(self._actor_target, self._actor)
+            self._follow(self._critic_target, self._critic)
+
+    @torch.no_grad()
+    def _returns(self, rewards: Tensor, following: Tensor, ends: Tensor) -> Tensor:
+        """Return what the critic should have said: rewards above their mean, now and later."""
+        mean = float(rewards.mean())
+        if math.isnan(self._baseline):
+            self._baseline = mean
+        self._baseline += self.config.baseline_rate * (mean - self._baseline)
+        action = self._actor_target(following).squeeze(1)
+        later = self._value(self._critic_target, following, action)
+        return rewards - self._baseline + self.config.gamma * ~ends * later
+
+    def _value(self, critic: nn.Module, states: Tensor, actions: Tensor) -> Tensor:
+        value: Tensor = critic(torch.cat([states, actions[:, None]], dim=1)).squeeze(1)
+        return value
+
+    @torch.no_grad()
+    def _follow(self, target: nn.Module, network: nn.Module) -> None:
+        weights = [p.detach() for p in network.parameters()]
+        torch._foreach_lerp_([*target.parameters()], weights, self.config.tau)
+
+    @property
+    def digest(self) -> str:
+        """A hexadecimal name of the actor's weights: agents with the same one act alike."""
+        digest = hashlib.sha256()
+        for parameter in self._actor.parameters():
+            digest.update(parameter.detach().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def state(self) -> dict[str, Any]:
+        """Return all it has learned, arrays and plain values by name; `restore` is the inverse."""
+        arrays = {name: tensor.numpy().copy() for name, tensor in self._tensors().items()}
+        return {"baseline": None if math.isnan(self._baseline) else self._baseline, **arrays}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become the agent whose `state` this was, of as many features and the same config."""
+        self._baseline = math.nan if state["baseline"] is None else state["baseline"]
+        for name, tensor in self._tensors().items():
+            tensor.copy_(torch.from_numpy(state[name]))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return all tensors that updates change, by name."""
+        networks = {
+            "actor": self._actor,
+            "critic": self._critic,
+            "actor_target": self._actor_target,
+            "critic_target": self._critic_target,
+        }
+        found = {
+            f"{name}.{key}": tensor
+            for name, network in networks.items()
+            for key, tensor in network.state_dict().items()
+        }
+        for name, optimizer in (
+            ("actor", self._actor_optimizer),
+            ("critic", self._critic_optimizer),
+        ):
+            for index, moments in enumerate(optimizer.state.values()):
+                found.update({f"{name}.adam.{index}.{key}": moments[key] for key in moments})
+        return found
+
+
+def _network(inputs: int, rng: np.random.Generator, *last: nn.Module) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    layers: list[nn.Module] = []
+    for size, width in ((inputs, _HIDDEN), (_HIDDEN, _HIDDEN), (_HIDDEN, 1)):
+        linear = nn.utils.skip_init(nn.Linear, size, width)
+        for parameter in linear.parameters():
+            nn.init.uniform_(parameter, -(size**-0.5), size**-0.5, generator=generator)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1], *last)
+
+
+def _adam(network: nn.Module, lr: float) -> torch.optim.Adam:
+    """Return an optimizer whose moments are there before its first step."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
+    for parameter in network.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
