@@ -1,7 +1,5 @@
 """The pictures of a study: Pareto fronts to print, and the widths of the finalists."""
 
-import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .canvas import DPI, GRID_COLOUR, MOST_NAMES, draw_grid, file_name, new_figure, plain_text
 from .curves import ACCURACY_AXIS, COST_AXES, INK, Curve, accuracy_range, curves, left_out
 from .front_page import front_html
 from .prediction_page import prediction_html
 from .result import StudyResult
+from .trace_figures import trace_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GRID = "#e3e3e3"
-_DPI = 150
-_SIZE_INCHES = (1500 / _DPI, 950 / _DPI)
 _ANNOTATED_CELLS = 400
 
 
@@ -30,7 +27,7 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
     ``fronts.html`` is interactive, needs no network and holds the common front and that of every
     strategy; ``front.png`` and one ``front-<strategy>.png`` each show the same; ``bits.png`` the
     widths of the common front's members. ``predicted.html`` is there if a strategy predicts what
-    it measures.
+    it measures; the pictures of `trace_figures` if it logs how its search goes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "fronts.html"
@@ -43,10 +40,11 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
     if result.front:
         pictures["bits"] = bits_figure(result)
     for curve in curves(result):
-        pictures[f"front-{_file_name(curve.strategy)}"] = front_figure(result, curve.strategy)
+        pictures[f"front-{file_name(curve.strategy)}"] = front_figure(result, curve.strategy)
+    pictures |= trace_figures(result)
     for name, figure in pictures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=_DPI)
+        figure.savefig(paths[-1], dpi=DPI)
     return paths
 
 
@@ -58,7 +56,7 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
         strategy: Draw this strategy and the uniform curve only; None draws all of them, and marks
             the members of the common front.
     """
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     _draw_references(axes, result)
     drawn = [c for c in curves(result) if strategy in (None, c.strategy) or c.is_reference]
@@ -76,7 +74,7 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
         )
     title = result.name if strategy is None else f"{result.name}: {strategy}"
     axes.set_title(
-        f"{_plain(title)}  ·  energy table {_plain(result.float_test.energy_table)}",
+        f"{plain_text(title)}  ·  energy table {plain_text(result.float_test.energy_table)}",
         color=INK,
         pad=12,
     )
@@ -86,10 +84,8 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
     axes.annotate(
         left_out(drawn, axes.get_ylim()[0]), (0.01, 0.015), xycoords="axes fraction", fontsize=9
     )
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(handles=shown, loc="lower right", framealpha=0.95, edgecolor=_GRID)
+    draw_grid(axes)
+    axes.legend(handles=shown, loc="lower right", framealpha=0.95, edgecolor=GRID_COLOUR)
     if result.cost.name == "energy":
         _add_absolute_axis(axes, result)
     return figure
@@ -101,7 +97,7 @@ def bits_figure(result: StudyResult) -> "Figure":
     Widths that differ between channels are shown by their mean.
     """
     front = result.front
-    figure = _figure()
+    figure = new_figure()
     panels: Any = figure.subplots(1, 2, sharey=True)
     for axes, operand in zip(panels, ("weights", "activations"), strict=True):
         widths = [_mean_widths(getattr(point.test.allocation, operand)) for point in front]
@@ -109,24 +105,14 @@ def bits_figure(result: StudyResult) -> "Figure":
         axes.set_title(operand.capitalize(), fontsize=11, color=INK)
         _name_layers(axes, front[0].test.allocation.layers)
     rows = [
-        f"{_plain(p.strategy)}  {100 * p.test.accuracy:.1f} %  at {result.cost.of(p.test):.3g}"
+        f"{plain_text(p.strategy)}  {100 * p.test.accuracy:.1f} %  at {result.cost.of(p.test):.3g}"
         for p in front
     ]
     panels[0].set_yticks(np.arange(len(front)) + 0.5, rows, fontsize=8)
     panels[0].invert_yaxis()  # the cheapest on top; the second panel shares the axis
-    figure.suptitle(f"{_plain(result.name)}  ·  bits by layer on the common front", color=INK)
+    figure.suptitle(f"{plain_text(result.name)}  ·  bits by layer on the common front", color=INK)
     panels[0].set_ylabel(f"strategy, accuracy, {_uncapitalized(COST_AXES[result.cost.name])}")
     figure.colorbar(image, ax=panels, label="bits", ticks=range(2, 9), shrink=0.7)
-    return figure
-
-
-def _figure() -> "Figure":
-    """Return a figure of its own, outside pyplot's global list."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     return figure
 
 
@@ -149,7 +135,7 @@ def _draw_curve(axes: "Axes", curve: Curve) -> Any:
         ecolor=(colour, 0.45),
         elinewidth=1.2,
         zorder=3,
-        label=_plain(curve.strategy),
+        label=plain_text(curve.strategy),
     )
 
 
@@ -210,25 +196,12 @@ def _draw_widths(axes: "Axes", widths: npt.NDArray[np.float64]) -> Any:
 
 
 def _name_layers(axes: "Axes", names: Sequence[str]) -> None:
-    step = max(1, -(-len(names) // 40))  # more names than forty would overlap
+    step = max(1, -(-len(names) // MOST_NAMES))
     shown = range(0, len(names), step)
     axes.set_xticks(
-        [i + 0.5 for i in shown], [_plain(names[i]) for i in shown], rotation=90, fontsize=8
+        [i + 0.5 for i in shown], [plain_text(names[i]) for i in shown], rotation=90, fontsize=8
     )
-
-
-def _file_name(strategy: str) -> str:
-    """Return a label as part of a file name; a changed one is told apart by its digest."""
-    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", strategy)
-    digest = hashlib.sha256(strategy.encode()).hexdigest()[:6]
-    return strategy if safe == strategy else f"{safe}-{digest}"
 
 
 def _uncapitalized(text: str) -> str:
     return text[0].lower() + text[1:]
-
-
-def _plain(text: str) -> str:
-    """Return text that matplotlib shows as it is: no formula, no hidden legend entry."""
-    shown = text.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown

@@ -17,10 +17,10 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 
 RUN_COLOUR_TAG = "mlflow.runColor"
 ROLE_TAG = "bitfront.role"
-"""What a run stands for: ``finalist``, ``reference`` or ``study``."""
+"""What a run stands for: ``finalist``, ``trial``, ``reference`` or ``study``."""
 
 STUDY_RUN_TAG = "bitfront.study_run"
-"""The identifier of the study run that a finalist or reference belongs to."""
+"""The identifier of the study run that a finalist, trial or reference belongs to."""
 
 _SECTION = "fronts"
 _SCATTERS = {"energy_vs_w8a8": "accuracy-energy", "size_bytes": "accuracy-size"}

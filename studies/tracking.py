@@ -1,5 +1,7 @@
 """Logging a finished study to MLflow: flat runs, one per finalist, and one for the study.
 
+A trial whose strategy logged how its search went has a run, too, with its curves.
+
 The runs of one logging belong together by the tag ``bitfront.study_run``. The experiment's preset
 page shows those of the last logging only; it is switched over once they are complete, so that a
 study that was run again, or a logging that broke off, never shows half of one and half of another.
@@ -7,6 +9,7 @@ study that was run again, or a logging that broke off, never shows half of one a
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +17,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..searchers.trace import Trace
 from ..spaces import METRICS, Measurement
 from .figures import write_figures
-from .findings import agreement
+from .findings import TRACE, agreement, trace_of
 from .mlflow_store import (
     artifact_root,
     connect,
@@ -33,14 +37,18 @@ from .mlflow_views import (
 )
 from .palette import styles
 from .result import Point, StudyResult, TrialRecord
+from .trace_figures import learning_name, widths_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EVALUATIONS_FILE = "evaluations.json"
 FINDINGS_FILE = "findings.json"
+TRACE_FILE = "trace.json"
 FIGURE_FOLDER = "figures"
 _REFERENCE_COLOUR = "#000000"
+_BATCH = 1000
+"""The most metrics that MLflow takes in one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +104,14 @@ def log_study(
         runs = _Runs(client, _experiment(client, resolved, name), result.name)
         study_run_id = _log_study_run(runs, result, figures, evaluations)
         _log_references(runs, result, study_run_id)
-        for point, colour in _coloured(result):
-            _log_finalist(runs, point, colour, study_run_id)
+        colours = styles(trial.strategy for trial in result.trials)
+        for trial in result.trials:
+            if trace := trace_of(trial.findings):
+                colour = colours[trial.strategy].colour
+                pictures = _pictures(result, trial, figures)
+                _log_trial(runs, trial, trace, colour, study_run_id, pictures)
+        for point in result.points:
+            _log_finalist(runs, point, colours[point.strategy].colour, study_run_id)
         client.set_experiment_tag(
             runs.experiment_id,
             VIEW_TAG,
@@ -143,6 +157,20 @@ class _Runs:
         )
         return str(run.info.run_id)
 
+    def log_steps(self, run_id: str, trace: Trace) -> None:
+        """Log the metrics of a trace to a run, with the step of each value."""
+        from mlflow.entities import Metric
+
+        now_ms = time.time_ns() // 1_000_000
+        values = [
+            Metric(_metric_key(trace.step, name), value, now_ms, step)
+            for name, column in trace.metrics.items()
+            for step, value in enumerate(column)
+            if value is not None
+        ]
+        for start in range(0, len(values), _BATCH):
+            self.client.log_batch(run_id, metrics=values[start : start + _BATCH])
+
     def finish(self, run_id: str) -> None:
         """Mark a run as finished."""
         self.client.set_terminated(run_id)
@@ -178,6 +206,41 @@ def _log_finalist(runs: _Runs, point: Point, colour: str, study_run_id: str) -> 
     )
     runs.client.log_dict(run_id, point.test.allocation.to_dict(), "allocation.json")
     runs.finish(run_id)
+
+
+def _log_trial(
+    runs: _Runs,
+    trial: TrialRecord,
+    trace: Trace,
+    colour: str,
+    study_run_id: str,
+    pictures: Sequence[Path],
+) -> None:
+    group = {"strategy": trial.strategy, "budget": trial.budget, "seed": str(trial.seed)}
+    run_id = runs.log(
+        f"{trial.strategy} s{trial.seed}",
+        role="trial",
+        params=group,
+        metrics={
+            "steps": len(trace),
+            "evaluations": trial.evaluations,
+            "images_forward": trial.images_forward,
+            "images_backward": trial.images_backward,
+            "wall_s": trial.wall_s,
+        },
+        tags={**group, RUN_COLOUR_TAG: colour, STUDY_RUN_TAG: study_run_id},
+    )
+    runs.log_steps(run_id, trace)
+    runs.client.log_text(run_id, json.dumps(trace.to_dict()), TRACE_FILE)
+    for picture in pictures:
+        runs.client.log_artifact(run_id, str(picture), FIGURE_FOLDER)
+    runs.finish(run_id)
+
+
+def _pictures(result: StudyResult, trial: TrialRecord, figures: Iterable[Path]) -> list[Path]:
+    """Return those figures of the study that show what a trial logged."""
+    names = (learning_name(result, trial), widths_name(result, trial))
+    return [path for path in figures if path.stem in names]
 
 
 def _log_references(runs: _Runs, result: StudyResult, study_run_id: str) -> None:
@@ -240,30 +303,25 @@ def _log_study_run(
 def findings_rows(trials: Iterable[TrialRecord]) -> list[dict[str, object]]:
     """Return what the strategies reported, a row of plain values for each trial that did.
 
+    What they logged step by step is left out: it is in the run of the trial.
     ``predictions`` has pairs of a predicted value and the loss measured on the search split, and
     ``agreement`` how far they agree; null where nothing can be said.
     """
     rows: list[dict[str, object]] = []
     for trial in trials:
-        if trial.findings:
+        if told := {name: value for name, value in trial.findings.items() if name != TRACE}:
             found = agreement(trial.predictions)
             rows.append(
                 {
                     "strategy": trial.strategy,
                     "seed": trial.seed,
                     "budget": trial.budget,
-                    "findings": dict(trial.findings),
+                    "findings": told,
                     "predictions": [list(pair) for pair in trial.predictions],
                     "agreement": None if found is None else asdict(found),
                 }
             )
     return rows
-
-
-def _coloured(result: StudyResult) -> Iterable[tuple[Point, str]]:
-    """Yield every finalist with its strategy's colour."""
-    by_strategy = styles(trial.strategy for trial in result.trials)
-    return ((point, by_strategy[point.strategy].colour) for point in result.points)
 
 
 def _description(measurement: Measurement) -> dict[str, object]:
@@ -293,3 +351,8 @@ def _note(result: StudyResult) -> str:
 def _text(value: object) -> str:
     """Return a parameter's text; truth as ``true`` and ``false``, as MLflow's users filter it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _metric_key(step: str, name: str) -> str:
+    """Return what a metric of a trace is called, without what MLflow takes in no name."""
+    return re.sub(r"[^\w.\- ]", "_", f"{step}.{name}")

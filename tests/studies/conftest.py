@@ -1,10 +1,12 @@
 """A finished study made of formulas, and a study small enough to run."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bitfront.searchers.trace import Trace
 from bitfront.spaces import BitAllocation, Measurement, non_dominated
 from bitfront.studies.result import Point, StudyResult, TrialRecord
 
@@ -107,6 +109,49 @@ def make_synthetic_result():
 @pytest.fixture(scope="session")
 def synthetic_result() -> StudyResult:
     return _synthetic_result()
+
+
+def _synthetic_trace(steps: int = 150, layers=LAYERS, seed: int = 0) -> Trace:
+    """A search that learns: accuracy rises while noise falls; the critic starts at step 10."""
+    rng = np.random.default_rng(seed)
+    trace = Trace("episode", tuple(layers))
+    best = 0.0
+    for index in range(steps):
+        progress = index / steps
+        noise = rng.normal(0, 1 - 0.9 * progress, (2, len(layers)))
+        weights, activations = np.clip(np.round(5 + noise), 2, 8).astype(int).tolist()
+        accuracy = float(np.clip(0.9 - 0.5 * math.exp(-4 * progress) + 0.02 * noise[0, 0], 0, 1))
+        best = max(best, accuracy)
+        trace.add(
+            BitAllocation(layers, weights, activations),
+            {
+                "reward": 10 * (accuracy - 0.9),
+                "accuracy": accuracy,
+                "critic_loss": math.exp(-progress) if index >= 10 else None,
+                "best_accuracy": best,
+                "energy": 0.6 - 0.01 * abs(noise[1, 0]),
+            },
+        )
+    return trace
+
+
+@pytest.fixture(scope="session")
+def make_synthetic_trace():
+    """The factory: ``make_synthetic_trace(steps=..., layers=..., seed=...)``."""
+    return _synthetic_trace
+
+
+@pytest.fixture(scope="session")
+def learning_result() -> StudyResult:
+    """A study of two strategies with two seeds each, of which one logged its search."""
+    result = _synthetic_result("learning", {"haq": 0.01, "uniform": 0.0})
+    trials = [
+        replace(trial, findings={"trace": _synthetic_trace(seed=trial.seed).to_dict()})
+        if trial.strategy == "haq"
+        else trial
+        for trial in result.trials
+    ]
+    return replace(result, points=result.points[:2], trials=tuple(trials))
 
 
 TINY_STUDY = """\

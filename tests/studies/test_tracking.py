@@ -7,6 +7,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from bitfront.searchers.trace import Trace
 from bitfront.spaces import METRICS, BitAllocation, StudyError
 from bitfront.studies.mlflow_store import connect, resolve_uri, without_password
 from bitfront.studies.mlflow_views import VIEW_TAG
@@ -180,6 +181,88 @@ def test_without_findings_there_is_no_artifact(tracked, client):
     assert "findings.json" not in names
     figures = {item.path for item in client.list_artifacts(last.study_run_id, "figures")}
     assert "figures/predicted.html" not in figures
+
+
+@pytest.fixture(scope="module")
+def learned(learning_result, tmp_path_factory):
+    """A study whose first strategy logged its search, its client, and its runs by role and name."""
+    folder = tmp_path_factory.mktemp("output") / learning_result.name
+    uri = f"sqlite:///{folder.parent}/mlflow.db"
+    tracked = log_study(learning_result, uri=uri, experiment=None, folder=folder)
+    client = MlflowClient(tracking_uri=uri)
+    return tracked, client, client.search_runs([tracked.experiment_id], max_results=ALL_RUNS)
+
+
+def test_every_trial_that_logged_its_search_is_one_flat_run(learning_result, learned):
+    tracked, _, runs = learned
+    trials = {run.info.run_name: run for run in with_role(runs, "trial")}
+    assert sorted(trials) == ["haq s0", "haq s1"]
+    for seed in (0, 1):
+        run = trials[f"haq s{seed}"]
+        group = {"strategy": "haq", "budget": "30 evaluations", "seed": str(seed)}
+        assert run.data.params == group
+        assert {name: run.data.tags[name] for name in group} == group
+        assert run.data.tags["bitfront.study_run"] == tracked.study_run_id
+        assert "mlflow.parentRunId" not in run.data.tags
+        assert (run.data.metrics["steps"], run.data.metrics["evaluations"]) == (150, 30)
+        assert run.info.status == "FINISHED"
+    colours = {run.data.tags["mlflow.runColor"] for run in trials.values()}
+    assert colours == {run.data.tags["mlflow.runColor"] for run in haq_finalists(runs)}
+
+
+def haq_finalists(runs) -> list:
+    return [run for run in with_role(runs, "finalist") if run.data.params["strategy"] == "haq"]
+
+
+def test_a_trials_run_has_its_curves_its_trace_and_its_pictures(learning_result, learned):
+    _, client, runs = learned
+    (run,) = (run for run in with_role(runs, "trial") if run.data.params["seed"] == "1")
+    trace = Trace.from_dict(learning_result.trials[1].findings["trace"])
+    for name, column in trace.metrics.items():
+        logged = client.get_metric_history(run.info.run_id, f"episode.{name}")
+        assert [(m.step, m.value) for m in sorted(logged, key=lambda m: m.step)] == [
+            (step, value) for step, value in enumerate(column) if value is not None
+        ]
+    assert Trace.from_dict(json.loads(artifact(run, "trace.json"))) == trace
+    figures = {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
+    assert figures == {"figures/learning-haq.png", "figures/widths-haq-s1.png"}
+
+
+def test_the_study_run_has_all_pictures_and_no_second_copy_of_traces(learned):
+    tracked, client, runs = learned
+    figures = {item.path for item in client.list_artifacts(tracked.study_run_id, "figures")}
+    assert {f"figures/widths-haq-s{seed}.png" for seed in (0, 1)} <= figures
+    assert "figures/learning-haq.png" in figures
+    names = {item.path for item in client.list_artifacts(tracked.study_run_id)}
+    assert "findings.json" not in names  # nothing was reported but the traces
+    (study,) = with_role(runs, "study")
+    stored = StudyResult.from_dict(json.loads(artifact(study, "result.json")))
+    assert stored.trials[0].findings["trace"]["step"] == "episode"
+
+
+def test_the_preset_page_shows_finalists_and_no_trials(learning_result, learned):
+    tracked, client, runs = learned
+    view = json.loads(client.get_experiment(tracked.experiment_id).tags[VIEW_TAG])
+    shown = client.search_runs([tracked.experiment_id], view["searchFilter"], max_results=ALL_RUNS)
+    assert {run.info.run_id for run in shown} == {
+        run.info.run_id for run in with_role(runs, "finalist")
+    }
+    assert len(shown) == len(learning_result.points)
+
+
+def test_names_that_mlflow_refuses_and_long_traces_are_logged(tiny_result, tmp_path):
+    names = ("energy:bitfusion", "größe/2", "a$b")
+    values = [float(step) for step in range(1200)]
+    widths = [[8]] * len(values)
+    trace = Trace("epoch", ("fc",), dict.fromkeys(names, values), widths, widths)
+    trials = (replace(tiny_result.trials[0], findings={"trace": trace.to_dict()}),)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    result = replace(tiny_result, trials=trials)
+    tracked = log_study(result, uri=uri, experiment=None, folder=tmp_path / "tiny")
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = with_role(client.search_runs([tracked.experiment_id]), "trial")
+    keys = ("epoch.energy_bitfusion", "epoch.größe_2", "epoch.a_b")
+    assert {key: run.data.metrics[key] for key in keys} == dict.fromkeys(keys, 1199.0)
 
 
 def test_preset_page_opens_on_the_cost_that_is_compared(tiny_result, tmp_path):
