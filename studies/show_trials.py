@@ -4,13 +4,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .findings import agreement, solver_text
+from .findings import agreement, solver_text, trace_of
 from .palette import styles
 from .result import StudyResult, TrialRecord
 
 
 def trial_parts(result: StudyResult) -> list[RenderableType]:
-    """Return what is shown of trials: costs, failures, solvers and predictions."""
+    """Return what is shown of trials: costs, failures, solvers, predictions and traces."""
     parts: list[RenderableType] = [_costs(result)]
     parts += [
         Text(f"{_title(result, trial)} failed: {trial.error}", style="red")
@@ -20,6 +20,8 @@ def trial_parts(result: StudyResult) -> list[RenderableType]:
     parts += _block("exact solvers", [(_title(result, t), said) for t, said in solved if said])
     predicted = [(_title(result, t), _predicted(t)) for t in result.trials if t.predictions]
     parts += _block("predicted against the measured loss on the search split", predicted)
+    logged = [(_title(result, trial), _logged(trial)) for trial in result.trials]
+    parts += _block("logged step by step", [(title, said) for title, said in logged if said])
     return parts
 
 
@@ -55,6 +57,15 @@ def _predicted(trial: TrialRecord) -> str:
     count = len(trial.predictions)
     allocations = f"{count} allocation{'s' * (count > 1)}"
     return f"{named}{allocations}{'' if found is None else f', {found}'}"
+
+
+def _logged(trial: TrialRecord) -> str:
+    trace = trace_of(trial.findings)
+    if not trace:
+        return ""
+    said = f"{len(trace)} {trace.step}{'s' * (len(trace) > 1)}"
+    best = trace.metrics.get("best_accuracy", [None])[-1]
+    return said if best is None else f"{said}, best accuracy {100 * best:.2f} %"
 
 
 def _block(heading: str, lines: list[tuple[str, str]]) -> list[RenderableType]:

@@ -159,6 +159,7 @@ def test_a_step_is_logged_with_its_prices():
     costs = ("energy", "size", "bops", "mean_weight_bits", "mean_activation_bits")
     expected = {"reward": 0.5, **{name: problem.price(four, name) for name in costs}}
     assert problem.trace.metrics == {name: [value] for name, value in expected.items()}
+    assert next(iter(problem.trace.metrics)) == "reward"  # pictures begin with what was given
     assert problem.trace.weight_bits == [list(four.weights)]
 
 

@@ -11,6 +11,7 @@ from bitfront.models.engine import EngineWarning
 from bitfront.models.profile import profile
 from bitfront.models.zoo import build_model
 from bitfront.spaces import DEFAULT_OBJECTIVES, EvaluationError, StudyError, pareto_front
+from bitfront.studies.findings import trace_of
 from bitfront.studies.record import LEDGER_FILE
 from bitfront.studies.result import StudyResult
 from bitfront.studies.runner import SPEC_FILE, measure_study, run_study, undominated
@@ -41,6 +42,13 @@ class Scored(Searcher):
         }
         problem.charge(forward=5, backward=3)
         problem.evaluate(asked)
+
+class Logging(Searcher):
+    def search(self, problem):
+        problem.findings["notes"] = ["One reward was not finite."]
+        for _ in range(problem.remaining):
+            (measured,) = problem.evaluate([problem.space.sample(problem.rng)])
+            problem.log("episode", measured.allocation, accuracy=measured.accuracy)
 
 class Deadly(Searcher):
     def search(self, problem):
@@ -175,6 +183,21 @@ def test_what_a_strategy_predicted_is_kept_with_the_measured_loss(tiny_study, br
     predicted = trial.findings["predicted"]
     assert trial.predictions == tuple((predicted[key], loss) for key, loss in asked)
     assert len(set(trial.predictions)) == 3
+    assert StudyResult.load(spec.folder).trials == result.trials
+
+
+def test_what_a_strategy_logged_and_noted_is_in_the_result(tiny_study, broken_strategy):
+    spec = tiny_study({("strategies",): [{"name": "broken:Logging", "label": "logs"}]})
+    result = measure_study(spec)
+    assert [note for note in result.notes if note.startswith("logs")] == [
+        "logs, seed 0: One reward was not finite.",
+        "logs, seed 1: One reward was not finite.",
+    ]
+    for trial in result.trials:
+        trace = trace_of(trial.findings)
+        assert (trace.step, len(trace)) == ("episode", 3)
+        best = [p.search.accuracy for p in result.points if p.seed == trial.seed]
+        assert trace.metrics["best_accuracy"][-1] == max(best)
     assert StudyResult.load(spec.folder).trials == result.trials
 
 

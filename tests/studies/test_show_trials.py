@@ -4,6 +4,7 @@ import io
 import pytest
 from rich.console import Console, Group
 
+from bitfront.searchers.trace import Trace
 from bitfront.studies.result import TrialRecord
 from bitfront.studies.show_trials import trial_parts
 
@@ -50,7 +51,21 @@ def test_solvers_and_predictions_have_a_line_for_each_trial(synthetic_result, re
     ]
 
 
+def test_what_was_logged_is_told_in_a_line(synthetic_result, make_synthetic_trace, record):
+    trace = make_synthetic_trace(steps=150)
+    short = Trace("epoch", ("fc",), {"loss": [0.5]}, [[8]], [[8]])
+    logged = dataclasses.replace(record, findings={"trace": trace.to_dict()})
+    epoch = dataclasses.replace(record, seed=1, findings={"trace": short.to_dict()})
+    lines = shown(synthetic_result, record, logged, epoch, width=120)
+    best = max(trace.metrics["accuracy"])
+    assert lines[lines.index("logged step by step") + 1 :] == [
+        f"  ilp, seed 0: 150 episodes, best accuracy {100 * best:.2f} %",
+        "  ilp, seed 1: 1 epoch",
+    ]
+
+
 def test_without_findings_there_is_no_block(synthetic_result, record):
     text = " ".join(shown(synthetic_result, record))
     assert "solver" not in text
     assert "predicted" not in text
+    assert "logged" not in text
