@@ -9,7 +9,7 @@ among them, and are imported from there: ``from bitfront.models.train import tra
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .config import DataConfig, QuantizerConfig, TrainConfig, data_names
+from .config import AdaptationConfig, DataConfig, QuantizerConfig, TrainConfig, data_names
 from .locate import data_folder, resolve_checkpoint
 from .zoo import build_model, check_model_name, model_names
 
@@ -35,6 +35,7 @@ _HOMES = {
 """The module of every name that is fetched when first used."""
 
 __all__ = [
+    "AdaptationConfig",
     "DataConfig",
     "ImageSet",
     "QuantizerConfig",

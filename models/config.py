@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
 from ..spaces import DataError, ModelError, nearest
@@ -27,6 +27,8 @@ ActivationScheme = Literal["affine", "symmetric"]
 ActivationObserver = Literal["minmax", "percentile", "mse", "kl"]
 Rounding = Literal["nearest", "adaround"]
 Reconstruction = Literal["none", "brecq", "qdrop"]
+AdaptationMethod = Literal["none", "batch-norm", "fine-tune"]
+AdaptedMeasurements = Literal["evaluations", "finalists"]
 ScoreKind = Literal[
     "output-l2", "mse", "cosine", "sqnr", "kl", "loss", "fisher", "taylor", "hessian"
 ]
@@ -220,10 +222,67 @@ class QuantizerConfig:
         return by_output or self.bias_correction or self.rounding != "nearest"
 
     @property
+    def without_repairs(self) -> "QuantizerConfig":
+        """The same but for repairs of weights and biases, which trained weights do not keep."""
+        by_output = self.weight_observer == "output-mse"
+        observer: WeightObserver = "mse" if by_output else self.weight_observer
+        return replace(self, weight_observer=observer, bias_correction=False, rounding="nearest")
+
+    @property
     def digest(self) -> str:
         """A hexadecimal name of the settings, the same in every process and version."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """What happens to the network for an allocation before that is measured; see `adaptation`.
+
+    Attributes:
+        method: ``none``; ``batch-norm`` estimates the statistics of batch norms again;
+            ``fine-tune`` trains weights and biases by stochastic gradient descent.
+        when: Before all ``evaluations``, or only before ``finalists`` are measured on the test
+            split.
+        images: How many calibration images ``batch-norm`` sees, or training images an epoch of
+            ``fine-tune`` has; all if None.
+        epochs: Of fine-tuning: passes over the images.
+        lr: Of fine-tuning: learning rate.
+        momentum: Of fine-tuning: share of the last step that the next goes on with.
+        weight_decay: Of fine-tuning: factor of the decay of weights and biases.
+        batch_size: Of fine-tuning: images per step.
+
+    Raises:
+        ModelError: If a value is unknown or out of range.
+    """
+
+    method: AdaptationMethod = "none"
+    when: AdaptedMeasurements = "evaluations"
+    images: int | None = None
+    epochs: int = 1
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("method", get_args(AdaptationMethod)),
+            ("when", get_args(AdaptedMeasurements)),
+        ):
+            if (value := getattr(self, field)) not in allowed:
+                raise ModelError(f"adaptation.{field}: no {value!r}; {nearest(value, allowed)}")
+        for field in ("images", "epochs", "batch_size"):
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise ModelError(f"adaptation.{field} must be at least 1, got {value}")
+        if not 0 < self.lr < math.inf:
+            raise ModelError(f"adaptation.lr must be a positive number, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise ModelError(f"adaptation.momentum must lie in [0, 1), got {self.momentum}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ModelError(
+                f"adaptation.weight_decay must not be negative, got {self.weight_decay}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

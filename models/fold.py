@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3
 _METADATA = (Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride)
 
 
-def fold_batch_norms(model: nn.Module, example: Tensor) -> list[str]:
+def fold_batch_norms(model: nn.Module, example: Tensor) -> dict[str, str]:
     """Fold each batch norm that alone reads the output of one convolution or linear layer.
 
     Folded are ``BatchNorm1d`` and ``BatchNorm2d``, and timm's ``BatchNormAct2d``, of which the
@@ -36,7 +36,8 @@ def fold_batch_norms(model: nn.Module, example: Tensor) -> list[str]:
         example: An input that shows how data flows.
 
     Returns:
-        Names of the batch norms that were folded, in the order of their calls.
+        Names of the layers by those of the batch norms that were folded into them, in the order of
+        their calls.
 
     Raises:
         ModelError: If the folded network gives another output for the example. This happens when
@@ -48,11 +49,16 @@ def fold_batch_norms(model: nn.Module, example: Tensor) -> list[str]:
         before = flow.run(example)
         pairs = flow.foldable()
         for norm, producer in pairs.items():
-            _fold(producer, norm)
+            fold_into(producer, norm)
         replace_modules(model, {norm: _rest(norm) for norm in pairs})
         if pairs:
             _check_unchanged(before, model(example))
-    return [names[norm] for norm in pairs]
+    return {names[norm]: names[producer] for norm, producer in pairs.items()}
+
+
+def has_batch_norms(model: nn.Module) -> bool:
+    """Whether a network has batch norms of a kind that can be folded, wherever they stand."""
+    return any(_is_norm_kind(module) for module in model.modules())
 
 
 def _check_unchanged(before: Any, after: Any) -> None:
@@ -159,17 +165,26 @@ def _storage(x: Tensor) -> int:
 
 
 def _is_norm(module: nn.Module) -> bool:
+    has_statistics = module._buffers.get("running_var") is not None
+    return _is_norm_kind(module) and not module.training and has_statistics
+
+
+def _is_norm_kind(module: nn.Module) -> bool:
     # By exact class: a subclass may do more than normalise. timm's is recognised by name, so that
     # a network without it never imports timm.
     kind = type(module)
-    known = kind in (nn.BatchNorm1d, nn.BatchNorm2d) or (
+    return kind in (nn.BatchNorm1d, nn.BatchNorm2d) or (
         (kind.__module__, kind.__name__) == ("timm.layers.norm_act", "BatchNormAct2d")
     )
-    return known and not module.training and module._buffers.get("running_var") is not None
 
 
-def _fold(producer: Producer, norm: Norm) -> None:
-    """Scale the weights and shift the bias, computed in float64."""
+def fold_into(producer: Producer, norm: Norm) -> None:
+    """Scale the weights and shift the bias of a layer as a batch norm would its output.
+
+    Args:
+        producer: Changed in place; computed in float64.
+        norm: With statistics.
+    """
     assert norm.running_mean is not None and norm.running_var is not None
     factor = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:

@@ -65,6 +65,7 @@ class QuantizedModel(nn.Module):
         self.config = config or QuantizerConfig()
         self._names = tuple(layer.name for layer in self.layers)
         self._is_prepared = False
+        self._normalized: tuple[str, ...] = ()
         self._memory_format = torch.contiguous_format
         self._is_calibrated = False
         self._allocation: BitAllocation | None = None
@@ -88,6 +89,11 @@ class QuantizedModel(nn.Module):
     def allocation(self) -> BitAllocation | None:
         """The widths in force; None is float."""
         return self._allocation
+
+    @property
+    def normalized(self) -> tuple[str, ...]:
+        """Names of the layers into which a batch norm was folded, in the order of their calls."""
+        return self._normalized
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Observe the activations of the float network; replaces what was observed before.
@@ -165,7 +171,8 @@ class QuantizedModel(nn.Module):
         """Change the network in ways that need to see its data flow; once."""
         if self._is_prepared:
             return
-        fold_batch_norms(self.network, example)
+        folded = fold_batch_norms(self.network, example)
+        self._normalized = tuple(name.removesuffix(".inner") for name in folded.values())
         if any(layer.kind == "conv" for layer in self.layers):
             self._set_memory_format(torch.channels_last)
             try:

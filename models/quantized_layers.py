@@ -7,7 +7,7 @@ is `QuantizedLayer.compute`; a faster one for some widths has to agree with it.
 import hashlib
 import math
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..spaces import FLOAT_BITS, Bits, Layer, ModelError
 from .config import QuantizerConfig
+from .correction import Correction
 from .observers import Histogram, Range, activation_range, weight_fraction
 from .plain_layers import plain_kind, plain_product
 from .quantizers import (
@@ -372,7 +373,10 @@ class QuantizedWeightLayer(QuantizedLayer):
         repairs: What stands for the weights and bias at a width, in place of their nearest points,
             wherever no gradient is recorded. Channels with widths of their own take their rows
             from the repair of their width.
+        correction: What is done to the output at whatever widths, if anything.
     """
+
+    correction: Correction | None = None
 
     def __init__(
         self, inner: nn.Module, layer: Layer, config: QuantizerConfig, cache: WeightCache
@@ -396,7 +400,10 @@ class QuantizedWeightLayer(QuantizedLayer):
         is_plain = plain_kind(inner) is not None
         if is_plain and self._is_whole(weight_bits, activation_bits, x, weight):
             whole, unit = self.left.multiples(x, activation_bits)
-            return self.whole_product(whole, unit, self._kept_codes(weight_bits))
+            codes = self._kept_codes(weight_bits)
+            if self.correction is not None:
+                codes = replace(codes, **self.correction.absorbed(codes.scales, codes.bias))
+            return self.whole_product(whole, unit, codes)
         x = self.left(x, activation_bits)
         if isinstance(weight_bits, int) and weight_bits == FLOAT_BITS:
             out: Tensor = inner(x)
@@ -406,7 +413,7 @@ class QuantizedWeightLayer(QuantizedLayer):
         else:
             with _OnWeight(lambda weight: self._quantized(weight, weight_bits)):
                 out = inner(x)
-        return out
+        return out if self.correction is None else self.correction(out, self.left.channel_axis)
 
     def whole_product(self, x: Tensor, unit: float, weight: WeightCodes) -> Tensor:
         """Return the output for an input of whole numbers times a unit.

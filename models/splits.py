@@ -81,7 +81,15 @@ class Splits:
     @cached_property
     def train(self) -> ImageSet:
         """Images to train on; read when first asked for, since not every study trains."""
-        return _read(self.training_part, self.indices.train, self.normalisation)
+        return self.train_beginning(None)
+
+    def train_beginning(self, count: int | None) -> ImageSet:
+        """Return the first images to train on, with the classes in their natural shares.
+
+        Args:
+            count: How many; all if None.
+        """
+        return _read(self.training_part, self.indices.train[:count], self.normalisation)
 
 
 def draw_splits(dataset: Dataset, config: DataConfig) -> SplitIndices:

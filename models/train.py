@@ -86,6 +86,7 @@ def train(
     config: TrainConfig,
     *,
     loss: LossFunction | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
 ) -> TrainReport:
     """Train a network in place, and leave it in evaluation mode.
@@ -97,6 +98,7 @@ def train(
         images: What to train on.
         config: How.
         loss: What is minimised; cross-entropy with the config's label smoothing if None.
+        optimizer: Takes the steps, at the config's learning rates; that of the config if None.
         progress: Called after every step.
 
     Raises:
@@ -107,7 +109,7 @@ def train(
     batch_size = min(config.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
     steps = steps_per_epoch * config.epochs
-    optimizer = make_optimizer(model, config)
+    optimizer = optimizer or make_optimizer(model, config)
     schedule = make_schedule(optimizer, config, steps_per_epoch)
     generator = torch.Generator().manual_seed(config.seed)
     step, epoch_loss = 0, math.nan
@@ -212,5 +214,5 @@ def _require_finite(model: nn.Module, epoch: int, config: TrainConfig) -> None:
     if not torch.nn.utils.get_total_norm(gradients).isfinite():
         raise ModelError(
             f"training diverged: a gradient is not finite in epoch {epoch} of {config.epochs}; "
-            f"lower train.lr (now {config.lr})"
+            f"lower lr (now {config.lr})"
         )

@@ -57,6 +57,8 @@ class Measurement:
         weights: Where the weights are if they were trained for this allocation; None for the
             network's own.
         error: Why it failed; None if it did not.
+        images_forward: Images that adapting the network to the allocation passed forward.
+        images_backward: Images that it passed backward.
     """
 
     allocation: BitAllocation
@@ -77,6 +79,8 @@ class Measurement:
     fidelity: float = 1.0
     weights: str | None = None
     error: str | None = None
+    images_forward: int = 0
+    images_backward: int = 0
 
     @property
     def failed(self) -> bool:

@@ -117,6 +117,7 @@ def inspect(spec: StudySpec) -> Inspection:
     """
     from ..models.checkpoint import load_checkpoint
     from ..models.profile import profile
+    from .adapting import require_adaptable
 
     with spec.at("data"):
         splits = load_data(spec.data)
@@ -131,6 +132,8 @@ def inspect(spec: StudySpec) -> Inspection:
         if spec.model.checkpoint is not None:
             load_checkpoint(model, resolve_checkpoint(spec.model.checkpoint))
         layers = profile(model, splits.input_shape)
+    with spec.at("adaptation"):
+        require_adaptable(spec.adaptation, model, splits.indices)
     space, pricing = price_space(spec, layers)
     names = ("train", "calibration", "search", "test")
     images = {name: len(getattr(splits, name)) for name in names}

@@ -3,10 +3,14 @@
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from ..models.adaptation.batch_norm import BatchNorms
+from ..models.adaptation.fine_tune import fine_tune
 from ..models.engine import Engine, EngineWarning, NonFiniteError
 from ..models.evaluate import Counts, evaluate, evaluate_each, first_nonfinite
 from ..models.quantized import QuantizedModel
@@ -14,6 +18,7 @@ from ..models.quantizers import CONTAINER_BITS
 from ..models.reconstruct import reconstruct
 from ..models.threads import fixed_threads
 from ..spaces import BitAllocation, Measurement, Split
+from .adapting import images_passed, is_adapted
 from .memory import is_out_of_memory
 from .requests import Request, failed, measured
 from .workload import Workload
@@ -25,8 +30,8 @@ _EXAMPLE_IMAGES = 8
 class Worker:
     """Measures requests on one quantized network, which it builds and calibrates once.
 
-    Finalists, which are measured on the test split, get a copy of their own if the quantizer is to
-    reconstruct them.
+    Allocations that the network is adapted to before they are measured, and finalists that are
+    reconstructed, are measured alone. Where weights are learned that is on a copy of their own.
 
     Its answers depend on the workload, the request and the number of threads, not on what it
     measured before nor with what else nor on where it runs: any number of workers gives the same
@@ -71,7 +76,7 @@ class Worker:
         """Yield which requests to measure together: same images, and network layers in common."""
         alike: dict[tuple[Split, float], list[int]] = {}
         for index, request in enumerate(requests):
-            if self._is_reconstructed(request):
+            if self._is_reconstructed(request) or self._is_adapted(request):
                 yield [index]
                 continue
             alike.setdefault((request.split, request.fidelity), []).append(index)
@@ -134,17 +139,57 @@ class Worker:
         """Run the network over the images of requests that share them."""
         images = self._workload.images[requests[0].split]
         limit = images_used(len(images), requests[0].fidelity)
-        model, engine = self._model, self._engine
-        if self._is_reconstructed(requests[0]):  # and then it is the only one
-            model, engine = self._reconstructed(requests[0].allocation)
-        if engine is not None:
-            allocations = [request.allocation for request in requests]
-            return evaluate_each(engine, allocations, images, batch_size, limit)
-        found = []
-        for request in requests:
-            model.set_allocation(request.allocation)
-            found.append(evaluate(model, images, batch_size, limit))
-        return found
+        with self._network(requests[0]) as (model, engine):
+            if engine is not None:
+                allocations = [request.allocation for request in requests]
+                return evaluate_each(engine, allocations, images, batch_size, limit)
+            found = []
+            for request in requests:
+                model.set_allocation(request.allocation)
+                found.append(evaluate(model, images, batch_size, limit))
+            return found
+
+    @contextmanager
+    def _network(self, request: Request) -> Iterator[tuple[QuantizedModel, Engine | None]]:
+        """Give the network that a request, and others like it, is measured on; and its engine."""
+        if self._is_reconstructed(request):
+            yield self._runnable(self._reconstructed(request.allocation))
+        elif not self._is_adapted(request):
+            yield self._model, self._engine
+        elif self._workload.adaptation.method == "fine-tune":
+            yield self._runnable(self._fine_tuned(request.allocation))
+        else:
+            with self._batch_norms.corrected(request.allocation, self._engine):
+                yield self._model, self._engine
+
+    def _runnable(self, model: QuantizedModel) -> tuple[QuantizedModel, Engine | None]:
+        """Return a network where it is to run, and an engine if that is how it runs."""
+        if self._engine is None:
+            return model.to(self._device), None
+        return model, _integer_engine(model, self._workload)[0]
+
+    def _is_adapted(self, request: Request) -> bool:
+        return is_adapted(request, self._workload.adaptation)
+
+    @cached_property
+    def _batch_norms(self) -> BatchNorms:
+        workload = self._workload
+        return BatchNorms(self._model, workload.adaptation_images, workload.batch_size)
+
+    def _fine_tuned(self, allocation: BitAllocation) -> QuantizedModel:
+        """Return a fresh network trained for an allocation."""
+        workload = self._workload
+        model = workload.quantized_model(repaired=False).to(self._device)
+        fine_tune(
+            model,
+            allocation,
+            workload.adaptation_images,
+            workload.images["calibration"],
+            workload.adaptation,
+            seed=allocation_seed(allocation),
+            threads=self._threads,
+        )
+        return model
 
     def _is_reconstructed(self, request: Request) -> bool:
         """Whether a request is for a finalist that is reconstructed before it is measured."""
@@ -155,11 +200,8 @@ class Worker:
             and min(map(np.min, (*allocation.weights, *allocation.activations))) < CONTAINER_BITS
         )
 
-    def _reconstructed(self, allocation: BitAllocation) -> tuple[QuantizedModel, Engine | None]:
-        """Return a fresh network reconstructed for an allocation, and an engine that runs it.
-
-        What is drawn follows from the allocation alone, so that every worker finds the same.
-        """
+    def _reconstructed(self, allocation: BitAllocation) -> QuantizedModel:
+        """Return a fresh network reconstructed for an allocation."""
         workload = self._workload
         method = workload.quantizer.reconstruction
         assert method != "none"
@@ -170,11 +212,9 @@ class Worker:
             workload.calibration(),
             method,
             steps=workload.quantizer.reconstruction_steps,
-            generator=torch.Generator().manual_seed(reconstruction_seed(allocation)),
+            generator=torch.Generator().manual_seed(allocation_seed(allocation)),
         )
-        if self._engine is None:
-            return model.to(self._device), None
-        return model, _integer_engine(model, workload)[0]
+        return model
 
     def _answer(self, request: Request, counts: Counts, wall_s: float) -> Measurement:
         energy = self._workload.energy
@@ -186,9 +226,17 @@ class Worker:
                 loss_sum=counts.loss_sum,
                 samples=counts.samples,
                 wall_s=wall_s,
+                adaptation_images=self._adaptation_images(request),
             )
         reason = self._what_is_not_finite(request) or "gives logits that are not finite"
         return failed(request, energy, reason, samples=counts.samples, wall_s=wall_s)
+
+    def _adaptation_images(self, request: Request) -> tuple[int, int]:
+        if not self._is_adapted(request):
+            return 0, 0
+        workload = self._workload
+        estimated = len(workload.images["calibration"]) if self._model.normalized else 0
+        return images_passed(workload.adaptation, len(workload.adaptation_images), estimated)
 
     def _what_is_not_finite(self, request: Request) -> str | None:
         """Return what the reference says of values that are not finite; None if it has none."""
@@ -226,8 +274,11 @@ def _require_exact_products() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def reconstruction_seed(allocation: BitAllocation) -> int:
-    """Return the seed of what is drawn while an allocation is reconstructed."""
+def allocation_seed(allocation: BitAllocation) -> int:
+    """Return the seed of what is drawn while the network is fitted to an allocation.
+
+    It follows from the allocation alone, so that every worker draws the same.
+    """
     return int(allocation.key[:15], 16)
 
 

@@ -59,6 +59,7 @@ def measured(
     loss_sum: float,
     samples: int,
     wall_s: float,
+    adaptation_images: tuple[int, int] = (0, 0),
 ) -> Measurement:
     """Return the measurement that follows from counts.
 
@@ -69,7 +70,9 @@ def measured(
         loss_sum: Cross-entropy summed over the images, in nats.
         samples: Images.
         wall_s: Seconds it took.
+        adaptation_images: Images that adapting to it passed forward, and backward.
     """
+    forward, backward = adaptation_images
     accuracy = correct / samples
     return priced(
         replace(
@@ -79,6 +82,8 @@ def measured(
             loss=loss_sum / samples,
             samples=samples,
             wall_s=wall_s,
+            images_forward=forward,
+            images_backward=backward,
         ),
         energy,
     )

@@ -228,11 +228,11 @@ def _record(row: TrialRow, history: Sequence[Measurement]) -> TrialRecord:
         row.seed,
         row.budget,
         evaluations=len(history),
-        images_forward=sum(m.samples for m in history) + row.own.images_forward,
+        images_forward=sum(m.samples + m.images_forward for m in history) + row.own.images_forward,
         wall_s=row.wall_s,
         status="done" if row.state == "done" else "failed",
         error=row.error,
-        images_backward=row.own.images_backward,
+        images_backward=sum(m.images_backward for m in history) + row.own.images_backward,
         findings=row.own.findings,
         predictions=predictions(row.own.findings, history),
     )

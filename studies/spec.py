@@ -2,7 +2,8 @@
 
 A `StudySpec` is what a study file says, checked: it is made by `StudySpec.load` and never changed
 afterwards. Sections that belong to lower floors are those floors' own settings (`DataConfig`,
-`TrainConfig`, `QuantizerConfig`, `EnergyOptions`, `Budget`), so that a default has one home.
+`TrainConfig`, `QuantizerConfig`, `AdaptationConfig`, `EnergyOptions`, `Budget`), so that a default
+has one home.
 """
 
 import json
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from ..energy import load_table
-from ..models.config import DataConfig, QuantizerConfig
+from ..models.config import AdaptationConfig, DataConfig, QuantizerConfig
 from ..models.locate import data_folder
 from ..searchers import Budget
 from ..spaces import OBJECTIVES, BitfrontError, Objective, StudyError, nearest, objective
@@ -77,6 +78,7 @@ class StudySpec(Section):
         data: The images.
         space: The bit-width space.
         quantizer: How a width is realised.
+        adaptation: What happens to the network for an allocation before that is measured.
         energy: What prices an allocation.
         objectives: What the front trades off.
         strategies: What is compared.
@@ -93,6 +95,7 @@ class StudySpec(Section):
     data: DataConfig
     space: SpaceSpec = SpaceSpec()
     quantizer: QuantizerConfig = QuantizerConfig()
+    adaptation: AdaptationConfig = AdaptationConfig()
     energy: EnergySpec = EnergySpec()
     objectives: Annotated[
         tuple[Annotated[str, AfterValidator(_known_objective)], ...],
@@ -153,6 +156,7 @@ class StudySpec(Section):
             raise InvalidStudyError(faults_of(error, document, cls)) from None
         spec._document = document
         spec._check_limits()
+        spec._check_repairs()
         return spec
 
     def _check_limits(self) -> None:
@@ -172,6 +176,19 @@ class StudySpec(Section):
                             f"{', '.join(map(repr, tables))}: name one of these, or add it to "
                             f"energy.also"
                         )
+
+    def _check_repairs(self) -> None:
+        """Check that finalists are not fitted in two ways.
+
+        Raises:
+            InvalidStudyError: If they are reconstructed and adapted.
+        """
+        if "none" not in (self.quantizer.reconstruction, self.adaptation.method):
+            with self.at("adaptation", "method"):
+                raise StudyError(
+                    "a finalist is reconstructed or adapted, each to the network as it was; remove "
+                    "quantizer.reconstruction, or set method: none"
+                )
 
     @contextmanager
     def at(self, *place: str | int) -> Iterator[None]:

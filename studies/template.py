@@ -51,6 +51,12 @@ data:
 #   reconstruction: none                 # of finalists; or brecq, qdrop
 #   reconstruction_steps: 400
 
+# adaptation:                            # before an allocation is measured
+#   method: none                         # or batch-norm, fine-tune
+#   when: evaluations                    # or finalists
+#   images: null                         # calibration or training images; null: all
+#   epochs: 1                            # of fine-tune, and lr, momentum, weight_decay, batch_size
+
 # energy:
 #   table: horowitz-45nm                 # bitfront list tables, or the path of a file
 #   also: []                             # further tables: of limits, and to rank finalists under

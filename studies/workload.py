@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..energy import EnergyModel
 from ..models.checkpoint import load_checkpoint
-from ..models.config import QuantizerConfig
+from ..models.config import AdaptationConfig, QuantizerConfig
 from ..models.data import load_data
 from ..models.images import ImageSet
 from ..models.locate import resolve_checkpoint
@@ -30,6 +30,7 @@ from ..models.train import TrainProgress, trained_model
 from ..models.zoo import build_model
 from ..searchers import Pricing
 from ..spaces import BitSpace, Layer, Split
+from .adapting import require_adaptable
 from .checks import price_space
 from .progress import ProgressCallback, ProgressEvent
 from .sections import EngineKind, ModelSpec
@@ -74,6 +75,8 @@ class Workload:
         batch_size: Images per forward pass; sums round differently with another.
         energy: Prices the allocations.
         engine: What computes; integer kernels, or the reference; sums beyond 2^24 differ.
+        adaptation: What happens to the network for an allocation before that is measured.
+        training: Images that it is fine-tuned on; None if it is not.
     """
 
     architecture: Architecture
@@ -84,6 +87,8 @@ class Workload:
     batch_size: int
     energy: EnergyModel
     engine: EngineKind = "integer"
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    training: ImageSet | None = None
 
     @classmethod
     def of(
@@ -96,6 +101,7 @@ class Workload:
         quantizer: QuantizerConfig,
         batch_size: int,
         engine: EngineKind = "integer",
+        adaptation: AdaptationConfig | None = None,
     ) -> "Workload":
         """Put together what an evaluation depends on.
 
@@ -107,7 +113,10 @@ class Workload:
             quantizer: How ranges are chosen.
             batch_size: Images per forward pass.
             engine: What computes.
+            adaptation: What happens to the network for an allocation; nothing if None.
         """
+        adaptation = adaptation or AdaptationConfig()
+        trains = adaptation.method == "fine-tune"
         return cls(
             architecture,
             {name: tensor.numpy() for name, tensor in model.state_dict().items()},
@@ -117,6 +126,8 @@ class Workload:
             batch_size,
             energy,
             engine,
+            adaptation,
+            splits.train_beginning(adaptation.images) if trains else None,
         )
 
     @cached_property
@@ -131,6 +142,10 @@ class Workload:
             {split: images.digest for split, images in self.images.items()},
             [layer.name for layer in self.layers],
         ]
+        if self.adaptation.method != "none":  # without, what older code has measured still counts
+            facts.append(dataclasses.asdict(self.adaptation))
+        if self.training is not None:
+            facts.append(self.training.digest)
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, array in self.state.items():
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
@@ -140,8 +155,10 @@ class Workload:
     @property
     def size_bytes(self) -> int:
         """Bytes of weights and images."""
+        training = [] if self.training is None else [self.training]
         return sum(array.nbytes for array in self.state.values()) + sum(
-            images.images.nbytes + images.labels.nbytes for images in self.images.values()
+            images.images.nbytes + images.labels.nbytes
+            for images in (*self.images.values(), *training)
         )
 
     def float_model(self) -> nn.Module:
@@ -150,15 +167,26 @@ class Workload:
         model.load_state_dict({name: torch.tensor(array) for name, array in self.state.items()})
         return model
 
-    def quantized_model(self) -> QuantizedModel:
-        """Return a fresh, calibrated copy of the network."""
-        model = QuantizedModel(self.float_model(), self.layers, self.quantizer)
+    def quantized_model(self, *, repaired: bool = True) -> QuantizedModel:
+        """Return a fresh, calibrated copy of the network.
+
+        Args:
+            repaired: Whether its weights and biases are repaired, if the quantizer asks for that.
+        """
+        config = self.quantizer if repaired else self.quantizer.without_repairs
+        model = QuantizedModel(self.float_model(), self.layers, config)
         model.calibrate(self.calibration())
         return model
 
     def calibration(self) -> list[tuple[Tensor, Tensor]]:
         """Return the calibration set as batches of images and labels."""
         return list(self.images["calibration"].batches(self.batch_size))
+
+    @property
+    def adaptation_images(self) -> ImageSet:
+        """What the network sees while it is adapted to an allocation."""
+        images = self.images["calibration"] if self.training is None else self.training
+        return images.subset(np.arange(len(images))[: self.adaptation.images])
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +231,8 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         )
         model = architecture.build()
         layers = profile(model, splits.input_shape)
+    with spec.at("adaptation"):
+        require_adaptable(spec.adaptation, model, splits.indices)
     space, pricing = price_space(spec, layers)
     with spec.at("model"):
         model = _with_weights(model, spec.model, splits, tell)
@@ -214,6 +244,7 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         quantizer=spec.quantizer,
         batch_size=spec.execution.batch_size,
         engine=spec.execution.engine,
+        adaptation=spec.adaptation,
     )
     return Prepared(workload, space, pricing, splits.indices.one_part, splits.notes)
 

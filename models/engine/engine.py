@@ -154,6 +154,25 @@ class Engine:
                 groups.append([number])
         return groups
 
+    @contextmanager
+    def kernels(self, allocation: BitAllocation | None) -> Iterator[None]:
+        """Let the model itself compute with integer kernels, layer by layer, at an allocation.
+
+        It is slower than `forward`, which computes more in one call; but what each layer returns
+        can be seen and changed.
+        """
+        integer = frozenset(self.report.integer)
+        with self._on_kernels(allocation, integer):
+            yield
+
+    @contextmanager
+    def _on_kernels(
+        self, allocation: BitAllocation | None, integer: frozenset[str]
+    ) -> Iterator[None]:
+        plans = layer_plans(self.model, self._widths(allocation), integer, self._weights)
+        with self._at(allocation), kernels_of(plans):
+            yield
+
     @torch.inference_mode()
     def _run(self, plans: Sequence[Plan], x: Tensor) -> list[Tensor]:
         return run_each(plans, [self.model.arranged(x)], shared_bytes=self._shared_bytes)
@@ -162,8 +181,7 @@ class Engine:
     def _by_layer(
         self, x: Tensor, allocation: BitAllocation | None, integer: frozenset[str]
     ) -> Tensor:
-        plans = layer_plans(self.model, self._widths(allocation), integer, self._weights)
-        with self._at(allocation), kernels_of(plans):
+        with self._on_kernels(allocation, integer):
             logits: Tensor = self.model(x)
             return logits
 

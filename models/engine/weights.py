@@ -1,5 +1,7 @@
 """Weights packed for the integer kernels, kept within a memory bound."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -27,14 +29,20 @@ class PackedWeights:
         return self._cache.size_bytes
 
     def get(self, layer: QuantizedWeightLayer, bits: Bits, grid: CodeGrid) -> PackedWeight:
-        """Return a layer's weights at given widths, for an input on a grid."""
+        """Return a layer's weights at given widths, for an input on a grid.
+
+        Those of a layer with a correction share the codes of all others.
+        """
         # What is packed beside the codes depends on whether the input has a zero point.
         key = (
             layer.layer.name,
             np.asarray(bits, dtype=np.uint8).tobytes(),
             grid.zero_point == 0,
         )
-        return self._cache.get(key, layer.weight_state(bits), lambda: _packed(layer, bits, grid))
+        weight = self._cache.get(key, layer.weight_state(bits), lambda: _packed(layer, bits, grid))
+        if layer.correction is None:
+            return weight
+        return replace(weight, **layer.correction.absorbed(weight.scales, weight.bias))
 
 
 def _packed(layer: QuantizedWeightLayer, bits: Bits, grid: CodeGrid) -> PackedWeight:

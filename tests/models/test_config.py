@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from bitfront.models import DataConfig, QuantizerConfig, TrainConfig
+from bitfront.models import AdaptationConfig, DataConfig, QuantizerConfig, TrainConfig
 from bitfront.spaces import DataError, ModelError
 
 
@@ -55,6 +55,33 @@ def test_training_settings_out_of_range_are_refused(settings: dict[str, Any], me
 def test_repairs_that_do_not_exist_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         QuantizerConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "batchnorm"}, "adaptation.method: no 'batchnorm'; did you mean 'batch-norm'"),
+        ({"when": "always"}, "adaptation.when: no 'always'"),
+        ({"images": 0}, "adaptation.images must be at least 1, got 0"),
+        ({"epochs": 0}, "adaptation.epochs must be at least 1"),
+        ({"batch_size": 0}, "adaptation.batch_size must be at least 1"),
+        ({"lr": float("nan")}, "adaptation.lr must be a positive number"),
+        ({"momentum": 1.0}, r"adaptation.momentum must lie in \[0, 1\), got 1.0"),
+        ({"weight_decay": -1e-4}, "adaptation.weight_decay must not be negative"),
+    ],
+)
+def test_adaptations_that_do_not_exist_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        AdaptationConfig(**settings)
+
+
+def test_trained_weights_keep_no_repairs() -> None:
+    repaired = QuantizerConfig(
+        weight_observer="output-mse", rounding="adaround", bias_correction=True, smoothing=0.5
+    )
+    assert repaired.without_repairs == QuantizerConfig(weight_observer="mse", smoothing=0.5)
+    minmax = QuantizerConfig(weight_observer="minmax")
+    assert minmax.without_repairs == minmax
 
 
 def test_images_are_kept_only_where_they_are_needed_again() -> None:

@@ -90,7 +90,7 @@ def test_what_is_minimised_can_be_replaced(digits: Splits) -> None:
 
 def test_divergence_is_told_with_its_epoch(digits: Splits) -> None:
     config = TrainConfig(epochs=3, optimizer="sgd", lr=3e38, schedule="constant", threads=1)
-    with pytest.raises(ModelError, match=r"not finite in epoch \d of 3; lower train\.lr \(now 3e"):
+    with pytest.raises(ModelError, match=r"not finite in epoch \d of 3; lower lr \(now 3e"):
         train(network(), few(digits), config)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from bitfront.energy import EnergyOptions
-from bitfront.models import DataConfig, QuantizerConfig, TrainConfig
+from bitfront.models import AdaptationConfig, DataConfig, QuantizerConfig, TrainConfig
 from bitfront.searchers import Budget
 from bitfront.studies import StudySpec
 from bitfront.studies.cli import app
@@ -30,6 +30,7 @@ SECTIONS = {
     "data": DataConfig,
     "space": SpaceSpec,
     "quantizer": QuantizerConfig,
+    "adaptation": AdaptationConfig,
     "energy": EnergySpec,
     "energy.options": EnergyOptions,
     "budgets": Budget,

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from bitfront.models.adaptation.batch_norm import BatchNorms
+from bitfront.models.adaptation.fine_tune import fine_tune
+from bitfront.models.config import AdaptationConfig
 from bitfront.models.evaluate import evaluate, evaluate_each
 from bitfront.models.reconstruct import reconstruct
 from bitfront.spaces import BitAllocation, BitSpace, SpaceError
-from bitfront.studies.evaluation import Worker, images_used, reconstruction_seed
+from bitfront.studies.evaluation import Worker, allocation_seed, images_used
 from bitfront.studies.requests import Request
 
 
@@ -245,7 +248,7 @@ class TestReconstruction:
             reconstructing.calibration(),
             reconstructing.quantizer.reconstruction,
             steps=reconstructing.quantizer.reconstruction_steps,
-            generator=torch.Generator().manual_seed(reconstruction_seed(finalist.allocation)),
+            generator=torch.Generator().manual_seed(allocation_seed(finalist.allocation)),
         )
         counts = evaluate(model, reconstructing.images["test"], 32)
         assert (repaired.samples, repaired.accuracy) == (50, counts.accuracy)
@@ -284,3 +287,72 @@ class TestReconstruction:
             first.name, weight=[4] + [8] * (first.out_channels - 1)
         )
         assert Worker(reconstructing)._is_reconstructed(Request(allocation, "test"))
+
+
+class TestAdaptation:
+    """Allocations that the network is adapted to before they are measured."""
+
+    @pytest.fixture
+    def asked(self, workload):
+        return Request(BitAllocation.uniform(workload.layers, 2, 3))
+
+    @pytest.fixture(params=["batch-norm", "fine-tune"])
+    def adapting(self, workload, request):
+        config = AdaptationConfig(method=request.param, images=30, batch_size=10, lr=0.01)
+        training = workload.images["search"].subset(np.arange(30))
+        is_trained = request.param == "fine-tune"
+        return replace(workload, adaptation=config, training=training if is_trained else None)
+
+    def test_what_is_measured_is_the_adapted_network(self, workload, adapting, asked):
+        plain, adapted = (measure(Worker(one), [asked])[0] for one in (workload, adapting))
+        model, images = adapting.quantized_model(), adapting.adaptation_images
+        model.set_allocation(asked.allocation)
+        if adapting.training is None:
+            with BatchNorms(model, images, 32).corrected(asked.allocation):
+                counts = evaluate(model, workload.images["search"], 32)
+        else:
+            fine_tune(
+                model,
+                asked.allocation,
+                images,
+                workload.images["calibration"],
+                adapting.adaptation,
+                seed=allocation_seed(asked.allocation),
+                threads=1,
+            )
+            counts = evaluate(model, workload.images["search"], 32)
+        assert (adapted.samples, adapted.accuracy) == (40, counts.accuracy)
+        assert adapted.loss == pytest.approx(counts.loss, rel=1e-9)
+        assert adapted.loss != pytest.approx(plain.loss, rel=1e-6)
+
+    def test_the_images_it_takes_are_counted(self, workload, adapting, asked):
+        (adapted,) = measure(Worker(adapting), [asked])
+        passed = (30, 0) if adapting.training is None else (30 + 32, 30)
+        assert (adapted.images_forward, adapted.images_backward) == passed
+        (plain,) = measure(Worker(workload), [asked])
+        assert (plain.images_forward, plain.images_backward) == (0, 0)
+
+    def test_any_worker_finds_the_same_whatever_it_measured_before(self, adapting, sweep, asked):
+        worker = Worker(adapting)
+        together = measure(worker, [*sweep[:2], asked])
+        alone = [measure(Worker(adapting), [one])[0] for one in (asked, *sweep[:2])]
+        assert facts(together) == facts([*alone[1:], alone[0]])
+        assert facts(together[:1]) == facts(measure(worker, sweep[:1]))
+
+    def test_only_finalists_are_adapted_if_so_asked(self, workload, adapting, asked):
+        late = replace(adapting, adaptation=replace(adapting.adaptation, when="finalists"))
+        finalist = replace(asked, split="test")
+        worker = Worker(late)
+        assert facts(measure(worker, [asked])) == facts(measure(Worker(workload), [asked]))
+        assert facts(measure(worker, [finalist])) == facts(measure(Worker(adapting), [finalist]))
+
+    def test_the_float_network_is_measured_as_it_is(self, workload, adapting):
+        request = Request(BitAllocation.uniform(workload.layers, 32), "test")
+        expected = facts(measure(Worker(workload), [request]))
+        assert facts(measure(Worker(adapting), [request])) == expected
+
+    def test_what_diverges_fails_with_the_reason(self, workload, asked):
+        config = AdaptationConfig(method="fine-tune", lr=1e38, batch_size=10)
+        diverging = replace(workload, adaptation=config, training=workload.images["search"])
+        (failed,) = measure(Worker(diverging), [asked])
+        assert "could not be measured: ModelError: training diverged" in failed.error

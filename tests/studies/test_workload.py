@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bitfront.models.config import QuantizerConfig
+from bitfront.models.config import AdaptationConfig, QuantizerConfig
 from bitfront.spaces import StudyError
 from bitfront.studies.workload import prepare
 
@@ -39,6 +39,8 @@ def test_it_works_on_read_only_arrays_as_the_object_store_gives_them(tiny_worklo
         lambda w: {"images": {**w.images, "test": w.images["search"]}},
         lambda w: {"images": w.images | {"calibration": w.images["search"]}},
         lambda w: {"architecture": replace(w.architecture, name="resnet20")},
+        lambda w: {"adaptation": AdaptationConfig(method="batch-norm")},
+        lambda w: {"training": w.images["search"]},
     ],
 )
 def test_whatever_decides_accuracies_changes_the_digest(tiny_workload, change):
@@ -48,6 +50,23 @@ def test_whatever_decides_accuracies_changes_the_digest(tiny_workload, change):
 
 def test_prices_do_not_change_the_digest(tiny_workload):
     assert replace(tiny_workload, energy=None).digest == tiny_workload.digest
+
+
+def test_what_was_measured_before_there_were_adaptations_keeps_its_name(tiny_workload):
+    idle = AdaptationConfig(when="finalists", images=10)
+    assert replace(tiny_workload, adaptation=idle).digest == tiny_workload.digest
+
+
+def test_training_images_are_read_only_to_fine_tune(tiny_study):
+    adaptations = ({}, {"method": "batch-norm"}, {"method": "fine-tune", "images": 100})
+    plain, normalised, tuned = (
+        prepare(tiny_study({("adaptation",): adaptation})).workload for adaptation in adaptations
+    )
+    assert plain.training is normalised.training is None
+    assert len(tuned.training) == 100
+    assert tuned.size_bytes > normalised.size_bytes == plain.size_bytes
+    assert [len(w.adaptation_images) for w in (normalised, tuned)] == [32, 100]
+    assert len({w.digest for w in (plain, normalised, tuned)}) == 3
 
 
 def test_a_study_is_prepared_with_trained_weights(tiny_study, tmp_path, monkeypatch):
