@@ -120,6 +120,28 @@ def test_a_second_run_gives_the_same_and_measures_nothing(tiny_study, monkeypatc
     assert again.points == first.points
 
 
+@pytest.mark.parametrize("method", ["batch-norm", "fine-tune"])
+def test_the_images_of_adaptations_are_charged_to_trials(tiny_study, method):
+    adaptation = {"method": method, "images": 20, "batch_size": 10}
+    result = measure_study(tiny_study({("adaptation",): adaptation, ("seeds",): [0]}))
+    # For the statistics of batch norms fine-tuning passes the 32 calibration images, too.
+    passed = 20 if method == "batch-norm" else 20 + 32
+    for trial in result.trials:
+        backward = 0 if method == "batch-norm" else 20 * trial.evaluations
+        assert trial.images_forward == (40 + passed) * trial.evaluations
+        assert trial.images_backward == backward
+    assert all(point.test.images_forward == passed for point in result.points)
+    assert result.float_test.images_forward == 0
+
+
+def test_finalists_that_are_adapted_are_charged_to_nobody(tiny_study):
+    adaptation = {"method": "batch-norm", "when": "finalists"}
+    result = measure_study(tiny_study({("adaptation",): adaptation, ("seeds",): [0]}))
+    assert all(trial.images_forward == 40 * trial.evaluations for trial in result.trials)
+    assert all(point.search.images_forward == 0 for point in result.points)
+    assert all(point.test.images_forward == 32 for point in result.points)
+
+
 def test_a_strategy_that_raises_loses_only_its_own_trial(tiny_study, broken_strategy, capsys):
     strategies = [{"name": "uniform", "widths": [8, 4]}, broken_strategy]
     result = measure_study(tiny_study({("strategies",): strategies}))

@@ -499,6 +499,19 @@ a cluster for no workers
 + workers: 0, address: "127.0.0.1:6379"
 27: execution.address: workers 0 measures in this process alone; remove 'address'
 
+an adaptation that is not there
+- quantizer:
++ adaptation: {method: batchnorm}
++ quantizer:
+12: adaptation.method: expected 'none', 'batch-norm' or 'fine-tune', got text 'batchnorm'
+
+finalists that are fitted in two ways
+-   weight_observer: minmax
++   reconstruction: brecq
++ adaptation:
++   method: fine-tune
+15: adaptation.method: a finalist is reconstructed or adapted, each to the network as it was
+
 an engine that is not there
 - workers: 0
 + engine: float

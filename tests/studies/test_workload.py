@@ -6,6 +6,8 @@ import pytest
 
 from bitfront.models.config import AdaptationConfig, QuantizerConfig
 from bitfront.spaces import StudyError
+from bitfront.studies.checks import inspect
+from bitfront.studies.faults import InvalidStudyError
 from bitfront.studies.workload import prepare
 
 
@@ -88,3 +90,30 @@ def test_an_impossible_budget_is_refused_before_anything_is_trained(tiny_study, 
     budgets = {("budgets",): {"evaluations": 3, "limits": {"energy": 0.001}}}
     with pytest.raises(StudyError, match="the smallest achievable is"):
         prepare(tiny_study(budgets))
+
+
+PLAIN = """\
+from torch import nn
+
+def plain(classes, input_shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, classes))
+"""
+
+
+@pytest.mark.parametrize("check", [prepare, inspect])
+@pytest.mark.parametrize(
+    ("model", "images", "message"),
+    [
+        ("plain_network:plain", 32, "the network has no batch norms to estimate again"),
+        ("cnn5", 33, "adaptation.images: 33 images were asked for, but the calibration split has 32"),
+    ],
+)
+def test_a_network_that_cannot_be_adapted_is_refused(
+    tiny_study, tmp_path, monkeypatch, check, model, images, message
+):
+    (tmp_path / "plain_network.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    adaptation = {"method": "batch-norm", "images": images}
+    spec = tiny_study({("adaptation",): adaptation, ("model", "name"): model})
+    with pytest.raises(InvalidStudyError, match=message):
+        check(spec)

@@ -1,0 +1,75 @@
+"""What adapting a network to an allocation before it is measured buys, and what it costs.
+
+    BITFRONT_DATA=... BITFRONT_WEIGHTS=... python -m benchmarks.adaptations [--only batch-norm]
+
+The published ResNet-20 on CIFAR-10, the first and the last layer at 8 bits and all others at one
+width, 256 calibration images. Accuracy on the 10,000 test images, with integer kernels on one
+thread; for each adaptation, processor seconds of an evaluation on the 1,000 search images of the
+study `cifar10-resnet20`.
+"""
+
+import argparse
+import time
+
+from bitfront.models.allocator import keep_freed_memory
+from bitfront.models.config import AdaptationConfig
+from bitfront.spaces import BitAllocation, Split
+from bitfront.studies import StudySpec
+from bitfront.studies.evaluation import Worker
+from bitfront.studies.requests import Request
+from bitfront.studies.workload import Workload, prepare
+
+WIDTHS = ((2, 8), (3, 3), (3, 8), (4, 4), (4, 8))
+ADAPTATIONS = {
+    "none": AdaptationConfig(),
+    "batch-norm": AdaptationConfig(method="batch-norm"),
+    "fine-tune, 2,000 images": AdaptationConfig(method="fine-tune", images=2000),
+    "fine-tune, 10,000 images": AdaptationConfig(method="fine-tune", images=10000),
+}
+
+
+def main() -> None:
+    """Print a row of a table in Markdown for each adaptation."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="adaptations whose name begins so")
+    options = parser.parse_args()
+    keep_freed_memory()
+    print("| adaptation | s | " + " | ".join(f"w{w}a{a}" for w, a in WIDTHS) + " |")
+    print("| --- |" + " ---: |" * (len(WIDTHS) + 1))
+    for name, adaptation in ADAPTATIONS.items():
+        if name.startswith(options.only):
+            print_row(name, _workload(adaptation))
+
+
+def _workload(adaptation: AdaptationConfig) -> Workload:
+    spec = StudySpec.load("cifar10-resnet20")
+    return prepare(spec.model_copy(update={"adaptation": adaptation})).workload
+
+
+def print_row(name: str, workload: Workload) -> None:
+    """Measure with one adaptation."""
+    worker = Worker(workload)
+    layers = [layer.name for layer in workload.layers]
+    inner = len(layers) - 2
+    allocations = [
+        BitAllocation(layers, [8, *[w] * inner, 8], [8, *[a] * inner, 8]) for w, a in WIDTHS
+    ]
+    if workload.training is None:
+        for allocation in allocations:  # weights are quantized, and batch norms watched, once
+            _accuracy(worker, allocation, "search")
+    started = time.process_time()
+    for allocation in allocations:
+        _accuracy(worker, allocation, "search")
+    seconds = (time.process_time() - started) / len(allocations)
+    accuracies = [_accuracy(worker, allocation, "test") for allocation in allocations]
+    cells = " | ".join(f"{accuracy:.2%}" for accuracy in accuracies)
+    print(f"| {name} | {seconds:.2f} | {cells} |", flush=True)
+
+
+def _accuracy(worker: Worker, allocation: BitAllocation, split: Split) -> float:
+    ((_, measurement),) = worker.measure([Request(allocation, split)])
+    return measurement.accuracy
+
+
+if __name__ == "__main__":
+    main()
