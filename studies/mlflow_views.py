@@ -1,4 +1,4 @@
-"""The page of MLflow's UI that opens on a study's Pareto front.
+"""The pages of MLflow's UI that open on a study's Pareto front and on how its searches went.
 
 MLflow keeps a shared view of an experiment's runs in an experiment tag,
 ``mlflow.sharedViewState.<key>``, and shows it when the page is opened with that key. The tag holds
@@ -7,13 +7,16 @@ them still shows the charts it does know.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-VIEW_KEY = "pareto"
-"""Name of the preset view: the part of the tag's key and of the page's address."""
+from .trace_figures import BEST
 
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+VIEW_KEY, LEARNING_KEY = "pareto", "learning"
+"""Names of the preset views: the part of the tag's key and of the page's address."""
+
+VIEW_TAG, LEARNING_TAG = (f"mlflow.sharedViewState.{key}" for key in (VIEW_KEY, LEARNING_KEY))
 
 RUN_COLOUR_TAG = "mlflow.runColor"
 ROLE_TAG = "bitfront.role"
@@ -27,6 +30,12 @@ _SCATTERS = {"energy_vs_w8a8": "accuracy-energy", "size_bytes": "accuracy-size"}
 """The costs every page shows accuracy against, and what their charts are called."""
 
 _CARD_HEIGHT_PX = 420
+_SMOOTHNESS = 80
+"""How much noise MLflow takes out of curves, of 100; it draws what it was given, too, in pale."""
+
+_MOST_CURVES = 12
+"""More charts than these would make the page longer than a tag may be."""
+
 _COLUMNS = (
     "params.`strategy`",
     "params.`seed`",
@@ -39,8 +48,8 @@ _COLUMNS = (
 )
 
 
-def view_fragment(experiment_id: str) -> str:
-    """Return the part of the page's address that follows the server's.
+def view_fragment(experiment_id: str, key: str = VIEW_KEY) -> str:
+    """Return the part of a page's address that follows the server's.
 
     Examples:
         >>> view_fragment("1")
@@ -48,13 +57,13 @@ def view_fragment(experiment_id: str) -> str:
     """
     return (
         f"#/experiments/{quote(experiment_id, safe='')}/runs"
-        f"?viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART"
+        f"?viewStateShareKey={key}&compareRunsMode=CHART"
     )
 
 
 def finalists_filter(study_run_id: str) -> str:
     """Return the search expression for the finalists of one run of a study."""
-    return f"tags.`{ROLE_TAG}` = 'finalist' AND tags.`{STUDY_RUN_TAG}` = '{study_run_id}'"
+    return _filter("finalist", study_run_id)
 
 
 def pareto_view(study_run_id: str, *, finalists: int, cost: str = "energy_vs_w8a8") -> str:
@@ -103,6 +112,47 @@ def pareto_view(study_run_id: str, *, finalists: int, cost: str = "energy_vs_w8a
         "isAccordionReordered": True,
     }
     return json.dumps(view, separators=(",", ":"))
+
+
+def learning_view(
+    study_run_id: str, *, trials: int, metrics: Sequence[str], smooth: bool = False
+) -> str:
+    """Return the page with the curves of all trials that logged how their search went.
+
+    Args:
+        study_run_id: The run whose trials are shown.
+        trials: How many there are.
+        metrics: What to show over the steps, a chart each; the first twelve are.
+        smooth: Whether to take the noise out of the curves, but for those of a best so far.
+    """
+    view = {
+        "searchFilter": _filter("trial", study_run_id),
+        "runsHiddenMode": "SHOW_ALL",
+        "selectedColumns": ["params.`strategy`", "params.`seed`", "params.`budget`"],
+        "compareRunCharts": [
+            _card(
+                metric,
+                "LINE",
+                trials,
+                metricKey=metric,
+                selectedMetricKeys=[metric],
+                xAxisKey="step",
+                lineSmoothness=_SMOOTHNESS if smooth and f".{BEST}" not in metric else 0,
+                useGlobalLineSmoothing=False,
+            )
+            for metric in metrics[:_MOST_CURVES]
+        ],
+        "compareRunSections": [
+            _section(_SECTION, "How the searches went", columns=2, cardHeight=_CARD_HEIGHT_PX),
+            _section("metrics", "Model metrics", display=False),
+        ],
+        "isAccordionReordered": True,
+    }
+    return json.dumps(view, separators=(",", ":"))
+
+
+def _filter(role: str, study_run_id: str) -> str:
+    return f"tags.`{ROLE_TAG}` = '{role}' AND tags.`{STUDY_RUN_TAG}` = '{study_run_id}'"
 
 
 def _section(uuid: str, name: str, **fields: Any) -> dict[str, Any]:

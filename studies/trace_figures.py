@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-_BEST = "best_"
+BEST = "best_"
 """What the name of a metric begins with that is drawn with the one it is the best of."""
 
 _COLUMNS = (3, 4)
@@ -29,7 +29,7 @@ _MARGIN_PIXELS = 150
 _NAME_PIXELS = 17
 _MOST_NAMES = 120
 
-_NOISY_STEPS = 40
+NOISY_STEPS = 40
 """From so many steps on, single ones are drawn thin behind their moving mean."""
 
 _WINDOW_SHARE = 1 / 15
@@ -100,7 +100,7 @@ def learning_figure(traces: Mapping[int, Trace], title: str, colour: str) -> "Fi
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.suptitle(title, color=INK)
-    best = any(f"{_BEST}{name}" in trace.metrics for trace in traces.values() for name in panels)
+    best = any(f"{BEST}{name}" in trace.metrics for trace in traces.values() for name in panels)
     handles = _legend(shades, longest, best=best)
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
     return figure
@@ -167,12 +167,12 @@ def _panels(traces: Mapping[int, Trace]) -> list[str]:
         for name, column in trace.metrics.items()
         if any(value is not None for value in column)
     )
-    return [n for n in valued if not (n.startswith(_BEST) and n.removeprefix(_BEST) in valued)]
+    return [n for n in valued if not (n.startswith(BEST) and n.removeprefix(BEST) in valued)]
 
 
 def _draw_metric(axes: "Axes", trace: Trace, name: str, colour: str) -> None:
     """Draw one metric of one trial: every step, thin where they are many; their mean; the best."""
-    values, best = (_column(trace, shown) for shown in (name, f"{_BEST}{name}"))
+    values, best = (_column(trace, shown) for shown in (name, f"{BEST}{name}"))
     if (window := _window(trace)) > 1:
         axes.plot(values, color=colour, linewidth=0.5, alpha=0.35)
         axes.plot(moving_mean(values, window), color=colour, linewidth=1.6)
@@ -188,7 +188,7 @@ def _column(trace: Trace, name: str) -> Floats:
 
 def _window(trace: Trace) -> int:
     """Return over how many steps metrics are averaged, an odd number; 1 if they are not."""
-    return 1 if len(trace) < _NOISY_STEPS else 2 * round(len(trace) * _WINDOW_SHARE / 2) + 1
+    return 1 if len(trace) < NOISY_STEPS else 2 * round(len(trace) * _WINDOW_SHARE / 2) + 1
 
 
 def _legend(shades: Mapping[int, str], trace: Trace, *, best: bool) -> list["Line2D"]:

@@ -28,16 +28,18 @@ from .mlflow_store import (
     resolve_uri,
 )
 from .mlflow_views import (
+    LEARNING_TAG,
     ROLE_TAG,
     RUN_COLOUR_TAG,
     STUDY_RUN_TAG,
     VIEW_TAG,
+    learning_view,
     pareto_view,
     view_fragment,
 )
 from .palette import styles
 from .result import Point, StudyResult, TrialRecord
-from .trace_figures import learning_name, widths_name
+from .trace_figures import NOISY_STEPS, learning_name, widths_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,17 +107,27 @@ def log_study(
         study_run_id = _log_study_run(runs, result, figures, evaluations)
         _log_references(runs, result, study_run_id)
         colours = styles(trial.strategy for trial in result.trials)
-        for trial in result.trials:
-            if trace := trace_of(trial.findings):
-                colour = colours[trial.strategy].colour
-                pictures = _pictures(result, trial, figures)
-                _log_trial(runs, trial, trace, colour, study_run_id, pictures)
+        traced = [(trial, t) for trial in result.trials if (t := trace_of(trial.findings))]
+        for trial, trace in traced:
+            colour, pictures = colours[trial.strategy].colour, _pictures(result, trial, figures)
+            _log_trial(runs, trial, trace, colour, study_run_id, pictures)
         for point in result.points:
             _log_finalist(runs, point, colours[point.strategy].colour, study_run_id)
         client.set_experiment_tag(
             runs.experiment_id,
             VIEW_TAG,
             pareto_view(study_run_id, finalists=len(result.points), cost=result.cost.attribute),
+        )
+        keys = dict.fromkeys(_metric_key(t.step, name) for _, t in traced for name in t.metrics)
+        client.set_experiment_tag(
+            runs.experiment_id,
+            LEARNING_TAG,
+            learning_view(
+                study_run_id,
+                trials=len(traced),
+                metrics=list(keys),
+                smooth=any(len(trace) >= NOISY_STEPS for _, trace in traced),
+            ),
         )
     return TrackedStudy(resolved, name, runs.experiment_id, study_run_id)
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from bitfront.searchers.trace import Trace
 from bitfront.spaces import METRICS, BitAllocation, StudyError
 from bitfront.studies.mlflow_store import connect, resolve_uri, without_password
-from bitfront.studies.mlflow_views import VIEW_TAG
+from bitfront.studies.mlflow_views import LEARNING_TAG, VIEW_TAG, learning_view
 from bitfront.studies.result import StudyResult
 from bitfront.studies.tracking import log_study
 
@@ -248,6 +248,35 @@ def test_the_preset_page_shows_finalists_and_no_trials(learning_result, learned)
         run.info.run_id for run in with_role(runs, "finalist")
     }
     assert len(shown) == len(learning_result.points)
+
+
+def test_the_learning_page_shows_the_curves_of_all_trials(learned):
+    tracked, client, runs = learned
+    text = client.get_experiment(tracked.experiment_id).tags[LEARNING_TAG]
+    assert len(text) < 5000
+    view = json.loads(text)
+    shown = client.search_runs([tracked.experiment_id], view["searchFilter"])
+    assert {run.info.run_id for run in shown} == {
+        run.info.run_id for run in with_role(runs, "trial")
+    }
+    cards = {card["metricKey"]: card for card in view["compareRunCharts"]}
+    names = ("reward", "accuracy", "critic_loss", "best_accuracy", "energy")
+    assert list(cards) == [f"episode.{name}" for name in names]
+    assert {card["type"] for card in cards.values()} == {"LINE"}
+    assert cards["episode.reward"]["lineSmoothness"] > 0
+    assert cards["episode.best_accuracy"]["lineSmoothness"] == 0
+
+
+def test_the_learning_page_fits_into_a_tag_of_older_stores():
+    metrics = [f"episode.{'m' * 20}{index}" for index in range(50)]
+    text = learning_view("0" * 32, trials=15, metrics=metrics, smooth=True)
+    assert len(json.loads(text)["compareRunCharts"]) == 12
+    assert len(text) < 5000
+
+
+def test_few_steps_are_not_smoothed():
+    view = json.loads(learning_view("0" * 32, trials=1, metrics=["epoch.loss"]))
+    assert [card["lineSmoothness"] for card in view["compareRunCharts"]] == [0]
 
 
 def test_names_that_mlflow_refuses_and_long_traces_are_logged(tiny_result, tmp_path):

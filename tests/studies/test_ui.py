@@ -14,8 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from bitfront.spaces import StudyError
+from bitfront.studies.mlflow_views import LEARNING_KEY, view_fragment
 from bitfront.studies.palette import styles
 from bitfront.studies.tracking import log_study
 from bitfront.studies.ui import start_ui
@@ -97,6 +99,39 @@ def test_page_opens_on_the_coloured_pareto_scatter(page, browser, synthetic_resu
     assert drawn == Counter(colours[p.strategy].colour for p in synthetic_result.points)
     assert browser.execute_script(AXES)[:2] == ["energy_vs_w8a8", "accuracy"]
     assert picture.stat().st_size > 10_000
+
+
+# How many points each curve of each chart has.
+CURVES = """
+return [...document.querySelectorAll('.js-plotly-plot')]
+    .map(plot => plot.data.map(curve => curve.x.length).filter(length => length > 1));
+"""
+
+
+@pytest.mark.slow
+def test_pages_of_searches_show_their_curves(browser, learning_result, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracked = log_study(learning_result, uri=uri, experiment=None, folder=tmp_path / "learning")
+    runs = MlflowClient(tracking_uri=uri).search_runs(
+        [tracked.experiment_id], "tags.`bitfront.role` = 'trial'"
+    )
+    waiting = WebDriverWait(browser, PAGE_TIMEOUT_S)
+    with start_ui(uri, tracked.experiment) as ui:
+        server = ui.url.partition("#")[0]
+        run = f"experiments/{tracked.experiment_id}/runs/{runs[0].info.run_id}"
+        browser.get(f"{server}#/{run}/model-metrics")
+        waiting.until(whole_curves)
+        alone = whole_curves(browser)
+        browser.get(f"{server}{view_fragment(tracked.experiment_id, LEARNING_KEY)}")
+        waiting.until(lambda driver: whole_curves(driver) == len(runs) * alone)
+
+
+def whole_curves(driver) -> int:
+    """The most curves that a chart has, all of all 150 steps; MLflow may draw each in pale, too."""
+    charts = [chart for chart in driver.execute_script(CURVES) if set(chart) == {150}]
+    return max(map(len, charts), default=0)
 
 
 def hexadecimal(fill: str) -> str:
