@@ -10,6 +10,7 @@ from bitfront.searchers.testing import SearcherConformance, tabular_problem
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "mutate_front.py"
+LOGGING_EXAMPLE = EXAMPLE.with_name("climb.py")
 DOC = (ROOT / "docs" / "custom-strategy.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
 
@@ -27,8 +28,24 @@ class TestMutateFront(SearcherConformance):
         return build("mutate_front:MutateFront")
 
 
-def test_the_strategy_shown_is_the_example():
+class TestClimb(SearcherConformance):
+    @staticmethod
+    def make():
+        return build("climb:Climb")
+
+
+def test_the_strategies_shown_are_the_examples():
     assert CODE[0] == EXAMPLE.read_text()
+    assert CODE[1] == LOGGING_EXAMPLE.read_text()
+
+
+def test_what_the_second_example_logs_is_what_the_page_says():
+    problem = tabular_problem(evaluations=30, limits={"energy": 0.9, "size": 1e6})
+    build("climb:Climb").run(problem)
+    metrics = problem.trace.metrics
+    costs = ("energy", "size", "mean_weight_bits", "mean_activation_bits")
+    assert list(metrics) == ["reward", "accuracy", "best_accuracy", *costs]
+    assert metrics["accuracy"] == [m.accuracy for m in problem.history]
 
 
 def test_the_class_itself_has_about_fifteen_lines():
@@ -44,7 +61,7 @@ def test_the_study_shown_builds_its_strategies():
 
 def test_the_conformance_class_shown_runs():
     scope = {"__name__": "shown"}
-    exec(CODE[0] + CODE[1], scope)
+    exec(CODE[0] + CODE[2], scope)
     assert issubclass(scope["TestMutateFront"], SearcherConformance)
     scope["TestMutateFront"]().test_stays_in_the_space_and_the_budget()
 
