@@ -4,7 +4,7 @@ It is the cache (what was measured is not measured again), the log to go on from
 log. Evaluations are keyed by content: the workload's digest (weights, data, quantizer, code), the
 allocation, the split and the fidelity. Strategies share them, yet each is charged for what it
 asked: `asks` holds every question of every trial, in order. Sensitivity scores are kept likewise,
-by their signature.
+by their signature. What a trial saved last is kept until it is done.
 
 One process writes; WAL lets others read meanwhile.
 """
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ..spaces import METRICS, Measurement, Scores, StudyError
 from .requests import Request
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the tables; what is older gets what it lacks, what is newer than this code is
 refused."""
 
@@ -56,7 +56,11 @@ ALTER TABLE trials ADD COLUMN images_backward INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE trials ADD COLUMN findings TEXT NOT NULL DEFAULT '{}';
 """
 
-_STEPS = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+CREATE TABLE checkpoints (trial TEXT PRIMARY KEY, signature TEXT NOT NULL, data BLOB NOT NULL);
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes each version of the one before."""
 
 _KEY = "workload, allocation, split, fidelity"
@@ -184,7 +188,10 @@ class Ledger:
             )
 
     def plan(self, trials: Sequence[TrialRow]) -> None:
-        """Set the trials of a run, in place of those of an earlier one; evaluations stay."""
+        """Set the trials of a run, in place of those of an earlier one.
+
+        Evaluations stay, and checkpoints.
+        """
         with self._db:
             self._db.execute("DELETE FROM asks")
             self._db.execute("DELETE FROM trials")
@@ -216,7 +223,10 @@ class Ledger:
     def end(
         self, trial: str, wall_s: float, error: str | None = None, own: OwnWork | None = None
     ) -> None:
-        """Mark a trial as done, or as failed where there is an error, with its own work."""
+        """Mark a trial as done, or as failed where there is an error, with its own work.
+
+        One that is done needs its checkpoint no more.
+        """
         state = "done" if error is None else "failed"
         own = own or OwnWork()
         findings = json.dumps(own.findings, allow_nan=False)
@@ -225,6 +235,23 @@ class Ledger:
                 "UPDATE trials SET state = ?, wall_s = ?, error = ?, images_forward = ?, "
                 "images_backward = ?, findings = ? WHERE id = ?",
                 (state, wall_s, error, own.images_forward, own.images_backward, findings, trial),
+            )
+            if error is None:
+                self._db.execute("DELETE FROM checkpoints WHERE trial = ?", (trial,))
+
+    def checkpoint(self, trial: str, signature: str) -> bytes | None:
+        """Return what a trial saved last; None if it saved nothing under this signature."""
+        row = self._db.execute(
+            "SELECT data FROM checkpoints WHERE (trial, signature) = (?, ?)", (trial, signature)
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put_checkpoint(self, trial: str, signature: str, data: bytes) -> None:
+        """Keep what a trial saves, in place of what it saved before."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO checkpoints (trial, signature, data) VALUES (?, ?, ?)",
+                (trial, signature, data),
             )
 
     def scores(self, signature: str) -> Scores | None:

@@ -13,12 +13,13 @@ from typing import Protocol
 from ..models.engine import EngineWarning
 from ..models.threads import fixed_threads
 from ..spaces import Measurement, Scores
+from .desk import TrialDesk
 from .evaluation import Worker
 from .ledger import OwnWork, TrialRow
 from .progress import ProgressCallback
 from .record import Books, Record
 from .requests import Request
-from .trials import Ground, Trial, TrialDesk, run_trial
+from .trials import Ground, Trial, run_trial
 from .workload import Workload
 
 
@@ -85,6 +86,14 @@ class LocalPool:
     def put_scores(self, scores: Scores) -> None:
         """Keep sensitivity scores."""
         self._record.put_scores(scores)
+
+    def checkpoint(self, trial: str, signature: str) -> bytes | None:
+        """Return what a trial saved last, if it did so under this signature and never ended."""
+        return self._record.checkpoint(trial, signature)
+
+    def put_checkpoint(self, trial: str, signature: str, data: bytes) -> None:
+        """Keep what a trial saves, in place of what it saved before."""
+        self._record.put_checkpoint(trial, signature, data)
 
     def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
         """Answer requests in order, charged to a trial unless that is None."""

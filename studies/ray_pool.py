@@ -224,6 +224,14 @@ class _Coordinator:
         """Keep sensitivity scores."""
         self._record.put_scores(scores)
 
+    async def checkpoint(self, trial: str, signature: str) -> bytes | None:
+        """Return what a trial saved last, if it did so under this signature and never ended."""
+        return self._record.checkpoint(trial, signature)
+
+    async def put_checkpoint(self, trial: str, signature: str, data: bytes) -> None:
+        """Keep what a trial saves, in place of what it saved before."""
+        self._record.put_checkpoint(trial, signature, data)
+
     async def progress(self) -> ProgressEvent:
         """Return where the search stands."""
         return self._record.progress()
@@ -243,9 +251,14 @@ class _Coordinator:
 
 @dataclass(frozen=True)
 class RemoteDesk:
-    """Brings requests to the coordinator, from any process."""
+    """Brings requests to the coordinator, from any process.
+
+    What a trial saves is on its way while the trial goes on. The next that it saves, and its end,
+    wait until it has arrived: calls of an actor may overtake each other.
+    """
 
     coordinator: Any
+    _saving: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def begin(self, trial: str) -> None:
         """Note that a trial starts, for the first time or over again."""
@@ -258,6 +271,7 @@ class RemoteDesk:
 
     def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
         """Note that a trial has ended, the error if it failed, and what it did by itself."""
+        self._arrived(trial)
         _get(self.coordinator.end.remote(trial, wall_s, error, own))
 
     def scores(self, signature: str) -> Scores | None:
@@ -268,6 +282,22 @@ class RemoteDesk:
     def put_scores(self, scores: Scores) -> None:
         """Keep sensitivity scores."""
         _get(self.coordinator.put_scores.remote(scores))
+
+    def checkpoint(self, trial: str, signature: str) -> bytes | None:
+        """Return what a trial saved last, if it did so under this signature and never ended."""
+        found: bytes | None = _get(self.coordinator.checkpoint.remote(trial, signature))
+        return found
+
+    def put_checkpoint(self, trial: str, signature: str, data: bytes) -> None:
+        """Send what a trial saves, to be kept in place of what it saved before."""
+        self._arrived(trial)
+        sent = self.coordinator.put_checkpoint.remote(trial, signature, data)
+        self._saving[trial] = sent
+
+    def _arrived(self, trial: str) -> None:
+        """Wait until what a trial saved last is kept; raise what kept it from being."""
+        if (sent := self._saving.pop(trial, None)) is not None:
+            _get(sent)
 
 
 @dataclass(frozen=True)

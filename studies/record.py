@@ -91,6 +91,18 @@ class Record:
         """Keep sensitivity scores."""
         self._ledger.put_scores(scores)
 
+    def checkpoint(self, trial: str, signature: str) -> bytes | None:
+        """Return what a trial saved last, if it did so under this signature and never ended."""
+        return self._ledger.checkpoint(trial, self._whole(signature))
+
+    def put_checkpoint(self, trial: str, signature: str, data: bytes) -> None:
+        """Keep what a trial saves, in place of what it saved before."""
+        self._ledger.put_checkpoint(trial, self._whole(signature), data)
+
+    def _whole(self, signature: str) -> str:
+        """Return a trial's signature with that of what is measured."""
+        return f"{self._workload} {signature}"
+
     def answered(self, trial: str, measurement: Measurement) -> None:
         """Count an answer that a trial gets."""
         self._scoreboard.add(trial, measurement)

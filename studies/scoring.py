@@ -11,11 +11,11 @@ from ..searchers import Budget, Problem
 from ..searchers.additive import AdditiveModel, Solution
 from ..searchers.additive_search import solve_within
 from ..spaces import BitAllocation, BitSpace, Scores, StudyError, score_signature
+from .desk import SharedScores
 from .ledger import Ledger
 from .progress import ProgressCallback
 from .record import LEDGER_FILE
 from .spec import StudySpec
-from .trials import SharedScores
 from .workload import Prepared, prepare
 
 _COSTS = ("energy", "size", "bops", "mean_weight_bits", "mean_activation_bits")

@@ -1,13 +1,19 @@
 """Trials: strategy x budget x seed, and how one of them runs; light, without torch."""
 
+import hashlib
+import inspect
+import json
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
 
+from .. import __version__
 from ..searchers import Budget, Evaluator, ModelSource, Pricing, Problem
 from ..searchers.budget import limit_text
-from ..spaces import BitAllocation, BitSpace, Measurement, Objective, Scores
+from ..searchers.checkpoint import CHECKPOINT_VERSION
+from ..spaces import BitAllocation, BitSpace, Measurement, Objective
+from .desk import SharedScores, TrialCheckpoints, TrialDesk
 from .findings import TRACE, plain
 from .ledger import OwnWork, TrialRow
 from .requests import Request
@@ -69,46 +75,6 @@ def budget_label(budget: Budget) -> str:
     return ", ".join((f"{budget.evaluations} evaluations", *limits))
 
 
-class ScoreKeeper(Protocol):
-    """What has the sensitivity scores of a study, which all of its trials share."""
-
-    def scores(self, signature: str) -> Scores | None:
-        """Return the sensitivity scores of a signature, if there are any."""
-        ...
-
-    def put_scores(self, scores: Scores) -> None:
-        """Keep sensitivity scores."""
-
-
-class TrialDesk(ScoreKeeper, Protocol):
-    """Where a trial brings its questions: it answers, charges and records."""
-
-    def begin(self, trial: str) -> None:
-        """Note that a trial starts, for the first time or over again."""
-
-    def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
-        """Answer requests in order, charged to a trial unless that is None."""
-        ...
-
-    def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
-        """Note that a trial has ended, the error if it failed, and what it did by itself."""
-
-
-@dataclass(frozen=True)
-class SharedScores:
-    """The scores of a study as a strategy's problem reaches them."""
-
-    keeper: ScoreKeeper
-
-    def get(self, signature: str) -> Scores | None:
-        """Return the scores of that signature, if there are any."""
-        return self.keeper.scores(signature)
-
-    def put(self, scores: Scores) -> None:
-        """Keep scores under their signature."""
-        self.keeper.put_scores(scores)
-
-
 @dataclass(frozen=True)
 class Ground:
     """What all trials of a study have in common.
@@ -141,7 +107,38 @@ class Ground:
             model=model,
             tables=self.pricing.tables,
             score_store=SharedScores(desk),
+            checkpoints=TrialCheckpoints(desk, trial.id, self.signature(trial)),
         )
+
+    def signature(self, trial: Trial) -> str:
+        """Return a hexadecimal name of all that makes a trial ask what it asks.
+
+        All but what is measured: a ledger adds that. The code of the strategy is part of it, as far
+        as that can be told.
+        """
+        strategy, space = trial.strategy.build(), trial.strategy.searched(self.space)
+        models = (self.pricing.energy, *self.pricing.tables.values())
+        facts = [
+            CHECKPOINT_VERSION,
+            __version__,
+            f"{type(strategy).__module__}:{type(strategy).__qualname__}",
+            _source(type(strategy)),
+            strategy.settings(),
+            [trial.strategy.label, trial.seed, asdict(trial.budget)],
+            [objective.name for objective in self.objectives],
+            [space.granularity, sorted(space.forbid)],
+            [asdict(variable) for variable in space.variables],
+            [[m.table.model_dump_json(), m.options.model_dump_json()] for m in models],
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _source(strategy: type) -> str | None:
+    """Return the text of the module a class is defined in; None if there is none to read."""
+    try:
+        return inspect.getsource(sys.modules[strategy.__module__])
+    except (LookupError, OSError, TypeError):
+        return None
 
 
 def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource | None) -> None:

@@ -11,7 +11,8 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from ..searchers import ModelSource
-from .trials import Ground, Trial, TrialDesk, run_trial
+from .desk import TrialDesk
+from .trials import Ground, Trial, run_trial
 
 _TRIAL_MEMORY_BYTES = 64 * 2**20
 """What a trial reserves. It reserves no CPU, since workers may hold all of them, yet Tune wants

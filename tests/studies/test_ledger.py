@@ -134,6 +134,30 @@ def test_scores_survive_bit_for_bit_and_later_ones_take_their_place(tmp_path):
     second.close()
 
 
+def test_a_checkpoint_is_kept_until_its_trial_is_done(ledger):
+    rows = [TrialRow(name, name, "1 evaluations", 0) for name in ("a", "b")]
+    assert ledger.checkpoint("a", "s") is None
+    ledger.put_checkpoint("a", "s", b"old")
+    ledger.put_checkpoint("a", "s", b"\0new")
+    ledger.put_checkpoint("b", "s", b"other")
+    ledger.plan(rows)  # another run of the study
+    ledger.begin("a")
+    assert ledger.checkpoint("a", "s") == b"\0new"
+    ledger.end("a", 0.5, "ValueError: no")
+    assert ledger.checkpoint("a", "s") == b"\0new"
+    ledger.end("a", 0.5)
+    assert ledger.checkpoint("a", "s") is None
+    assert ledger.checkpoint("b", "s") == b"other"
+
+
+def test_a_checkpoint_of_another_signature_is_none_and_makes_room(ledger):
+    ledger.put_checkpoint("a", "s", b"old")
+    assert ledger.checkpoint("a", "t") is None
+    ledger.put_checkpoint("a", "t", b"new")
+    assert ledger.checkpoint("a", "s") is None
+    assert ledger.checkpoint("a", "t") == b"new"
+
+
 def test_a_new_plan_keeps_evaluations_and_drops_old_trials(ledger):
     ledger.plan([TrialRow("old", "random", "30 evaluations", 0)])
     ledger.put("w", [answer(request(8))])
@@ -168,7 +192,7 @@ def test_a_newer_schema_is_refused(tmp_path):
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
-    with pytest.raises(StudyError, match=r"has version 3 and this bitfront knows up to 2"):
+    with pytest.raises(StudyError, match=r"has version 4 and this bitfront knows up to 3"):
         Ledger(path)
 
 
@@ -223,6 +247,8 @@ def test_a_ledger_of_version_1_is_upgraded_in_place_and_keeps_all(tmp_path):
     own = OwnWork(7, 3, {"a": [1]})
     upgraded.end("t", 2.0, None, own)
     upgraded.put_scores(SCORES)
+    upgraded.put_checkpoint("t", "s", b"saved")
+    assert upgraded.checkpoint("t", "s") == b"saved"
     assert upgraded.trials()[0].own == own
     assert upgraded.scores("s").to_dict() == SCORES.to_dict()
     upgraded.close()

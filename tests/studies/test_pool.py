@@ -60,6 +60,20 @@ def test_a_second_run_measures_nothing_again(open_pool, requests, monkeypatch):
         assert pool.evaluate(requests, ONE.id) == first
 
 
+def test_what_a_trial_saved_is_there_in_a_second_run_on_the_same_network(open_pool, tiny_workload):
+    with open_pool() as pool:
+        assert pool.checkpoint(ONE.id, "s") is None
+        pool.put_checkpoint(ONE.id, "s", b"saved")
+        assert pool.checkpoint(TWO.id, "s") is None
+    with open_pool() as pool:
+        assert pool.checkpoint(ONE.id, "s") == b"saved"
+    with open_pool(replace(tiny_workload, batch_size=31)) as pool:
+        assert pool.checkpoint(ONE.id, "s") is None
+    with open_pool() as pool:
+        pool.end(ONE.id, 0.1, None, OwnWork())
+        assert pool.checkpoint(ONE.id, "s") is None
+
+
 def test_under_another_table_only_prices_are_new(open_pool, requests, tiny_workload, tmp_path):
     with open_pool() as pool:
         (first,) = pool.evaluate(requests[:1], ONE.id)

@@ -4,13 +4,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from bitfront.energy import EnergyModel, load_table
+from bitfront.energy import EnergyModel, EnergyOptions, load_table
 from bitfront.searchers import Budget, Pricing
 from bitfront.searchers.synthetic import tabular_problem
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation, Scores
+from bitfront.studies.desk import SharedScores
 from bitfront.studies.findings import trace_of
 from bitfront.studies.sections import StrategySpec
-from bitfront.studies.trials import Ground, SharedScores, Trial, budget_label, planned, run_trial
+from bitfront.studies.trials import Ground, Trial, budget_label, planned, run_trial
 
 PROBLEM = tabular_problem()
 BASELINE = PROBLEM._evaluator([BitAllocation.uniform(PROBLEM.space.layers, 32)])[0]
@@ -41,6 +42,12 @@ class Desk:
 
     def put_scores(self, scores):
         self.kept[scores.signature] = scores
+
+    def checkpoint(self, trial, signature):
+        return self.kept.get((trial, signature))
+
+    def put_checkpoint(self, trial, signature, data):
+        self.kept[trial, signature] = data
 
 
 def trial(name="random", evaluations=5, seed=0, **settings):
@@ -155,6 +162,76 @@ def test_seed_and_label_decide_what_is_asked():
     assert asked(seed=1) == asked(seed=1)
     assert asked(seed=1) != asked(seed=2)
     assert asked(seed=1) != asked(seed=1, label="another")
+
+
+def test_a_signature_tells_trials_apart_by_all_that_decides_what_they_ask():
+    channel = tabular_problem(granularity="channel").space
+    bitfusion = EnergyModel(load_table("bitfusion"), PROBLEM.space.layers)
+    doubled = replace(PROBLEM.energy, options=EnergyOptions(mac_scale=2.0))
+    trials = [
+        trial(),
+        trial("percentile"),
+        trial("percentile", probe_bits=3),
+        trial(evaluations=6),
+        trial(seed=1),
+        trial(label="another"),
+        *(Trial(StrategySpec(name="random"), Budget(5, {"energy": e}), 0) for e in (0.5, 0.6)),
+    ]
+    grounds = [
+        {"space": tabular_problem(widths=(2, 4)).space},
+        {"space": tabular_problem(ties=["weights=activations"]).space},
+        {"space": tabular_problem(forbid=[(2, 8)]).space},
+        {"space": channel},
+        {"pricing": Pricing(PROBLEM.energy, {"bitfusion": bitfusion})},
+        {"pricing": Pricing(doubled)},
+        {"objectives": tuple(reversed(DEFAULT_OBJECTIVES))},
+    ]
+    signatures = [
+        *(GROUND.signature(other) for other in trials),
+        *(replace(GROUND, **other).signature(trial()) for other in grounds),
+    ]
+    assert len(set(signatures)) == len(signatures)
+    assert GROUND.signature(trial()) == signatures[0]
+    by_layer = replace(GROUND, space=channel).signature(trial(granularity="layer"))
+    assert by_layer == signatures[0]  # the same space, whatever it is a part of
+
+
+SAVING = """
+from bitfront.searchers import Searcher
+
+class Saving(Searcher):
+    def search(self, problem):
+        start = problem.saved["episode"] if problem.saved else 0
+        for episode in range(start, problem.budget.evaluations):
+            problem.evaluate([problem.space.sample(problem.rng)])
+            problem.findings.setdefault("episodes", []).append(episode)
+            problem.save({"episode": episode + 1})
+"""
+
+
+def test_a_trial_that_was_interrupted_goes_on_and_one_of_other_code_does_not(tmp_path, monkeypatch):
+    (tmp_path / "saving.py").write_text(SAVING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "saving", raising=False)
+    saving = trial("saving:Saving")
+
+    class Short(Desk):
+        def evaluate(self, requests, trial=None):
+            if sum(entry[0] == "evaluate" for entry in self.log) == 3:
+                raise KeyboardInterrupt
+            return super().evaluate(requests, trial)
+
+    short = Short()
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(saving, GROUND, short, None)
+    again = Desk(kept=dict(short.kept))
+    run_trial(saving, GROUND, again, None)
+    assert [entry[2] for entry in again.log[1:-1]] == [3, 1, 1]
+    assert again.own.findings == {"episodes": [0, 1, 2, 3, 4]}
+    (tmp_path / "saving.py").write_text(SAVING + "# better now")
+    anew = Desk(kept=dict(short.kept))
+    run_trial(saving, GROUND, anew, None)
+    assert [entry[2] for entry in anew.log[1:-1]] == [1] * 5
 
 
 @pytest.mark.parametrize("raised", ["RuntimeError('no idea')", "SystemExit('no idea')"])

@@ -1,0 +1,175 @@
+"""A study that is killed and run again ends as one that was not."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+
+import pytest
+
+from bitfront.studies.ledger import Ledger
+from bitfront.studies.record import LEDGER_FILE
+from bitfront.studies.runner import measure_study
+
+EPISODES = 30
+SAVING = f"""
+import time
+from pathlib import Path
+
+import numpy as np
+from bitfront.searchers import Searcher
+
+LOG = Path(__file__).parent / "episodes"
+
+class Saving(Searcher):
+    '''Learns what pays, slowly enough to be killed.'''
+
+    def search(self, problem):
+        worth = np.ones(4)
+        start = 0
+        if problem.saved:
+            start, worth = problem.saved["episode"], problem.saved["worth"]
+        for episode in range(start, {EPISODES}):
+            with LOG.open("a") as file:
+                print(problem.seed, episode, file=file)
+            index = int(problem.rng.choice(4, p=worth / worth.sum()))
+            allocation = problem.space.mutate(problem.space.uniform(2 + 2 * index), problem.rng)
+            (measured,) = problem.evaluate([allocation])
+            worth[index] += measured.accuracy
+            problem.log("episode", allocation, reward=measured.accuracy)
+            problem.charge(forward=episode)
+            problem.findings["worth"] = worth
+            problem.save({{"episode": episode + 1, "worth": worth}})
+            time.sleep(0.02)
+"""
+STUDY = {
+    ("strategies",): [{"name": "saving:Saving"}],
+    ("budgets", "evaluations"): EPISODES,
+}
+
+
+@pytest.fixture
+def saving_study(tiny_study, tmp_path, monkeypatch):
+    """Return a factory of specs with a strategy that saves, in a study of the given name."""
+    (tmp_path / "saving.py").write_text(SAVING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "saving", raising=False)
+
+    def load(name, **execution):
+        keys = {("execution", key): value for key, value in execution.items()}
+        return tiny_study({**STUDY, ("study",): name, **keys})
+
+    return load
+
+
+def facts(spec):
+    """What the ledger of a finished study says of its trials, but for seconds."""
+    with closing(Ledger(spec.folder / LEDGER_FILE)) as ledger:
+        trials = [(row.id, row.state, row.error, row.own) for row in ledger.trials()]
+        asked = [(row["seed"], row["position"], row["allocation"]) for row in ledger.rows()]
+    with closing(sqlite3.connect(spec.folder / LEDGER_FILE)) as db:
+        assert db.execute("SELECT count(*) FROM checkpoints").fetchone() == (0,)
+    return trials, asked
+
+
+def episodes(tmp_path, seed=0):
+    """The episodes of a seed in the order they ran, whatever process ran them."""
+    lines = (tmp_path / "episodes").read_text().splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith(f"{seed} ")]
+
+
+def command(spec):
+    """Return what runs a study in a process of its own, as `bitfront run` does."""
+    code = (
+        "import sys; from bitfront.studies.runner import measure_study;"
+        "from bitfront.studies.spec import StudySpec;"
+        "measure_study(StudySpec.load(sys.argv[1]))"
+    )
+    path = spec.folder.parent.parent / f"{spec.study}.json"
+    path.write_text(json.dumps(spec.to_dict()))
+    return [sys.executable, "-c", code, str(path)]
+
+
+def asks_so_far(spec):
+    """Return how much of a study that may just be starting is in its ledger."""
+    try:
+        with closing(sqlite3.connect(f"file:{spec.folder / LEDGER_FILE}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT count(*) FROM asks").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def kill_with_all_it_started(process):
+    """Kill a process and its descendants at once, as a power cut does.
+
+    Of a driver that is killed alone, Ray's processes go on for about a second.
+    """
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+    doomed = [process.pid]
+    for pid in doomed:  # it grows meanwhile
+        doomed += [child for child, parent in parents if parent == pid]
+    for pid in doomed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_study_killed_at_a_random_moment_ends_as_without(saving_study, tmp_path, workers):
+    whole, killed = saving_study("whole"), saving_study("killed", workers=workers)
+    measure_study(whole)
+    (tmp_path / "episodes").unlink()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    run = command(killed)
+    process = subprocess.Popen(run, env=environment)
+    moment = random.randrange(5, 2 * EPISODES - 5)
+    while asks_so_far(killed) < moment:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    kill_with_all_it_started(process)
+    before = len(episodes(tmp_path)), len(episodes(tmp_path, seed=1))
+    subprocess.run(run, env=environment, check=True)
+    assert facts(killed) == facts(whole)
+    for seed, ran in enumerate(before):
+        after = episodes(tmp_path, seed)[ran:]
+        # What was on its way may not have arrived; a trial that was done runs over again.
+        starts = {max(0, ran - late) for late in (0, 1, 2)} | ({0} if ran == EPISODES else set())
+        assert after in [list(range(start, EPISODES)) for start in starts]
+
+
+def test_a_study_that_is_interrupted_goes_on_from_the_last_episode(saving_study, tmp_path):
+    whole, interrupted = saving_study("whole"), saving_study("interrupted")
+    measure_study(whole)
+    (tmp_path / "episodes").unlink()
+
+    def interrupt(event):
+        if event.phase == "search" and event.done == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_study(interrupted, progress=interrupt)
+    assert episodes(tmp_path) == list(range(12))
+    measure_study(interrupted)
+    assert episodes(tmp_path) == [*range(12), *range(11, EPISODES)]  # 11 was not saved
+    assert facts(interrupted) == facts(whole)
+
+
+def test_a_study_of_other_settings_starts_over(saving_study, tmp_path):
+    interrupted = saving_study("interrupted")
+
+    def interrupt(event):
+        if event.phase == "search" and event.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_study(interrupted, progress=interrupt)
+    (tmp_path / "episodes").unlink()
+    measure_study(saving_study("interrupted", batch_size=31))
+    assert episodes(tmp_path) == list(range(EPISODES))
