@@ -186,6 +186,7 @@ class Worker:
             workload.adaptation_images,
             workload.images["calibration"],
             workload.adaptation,
+            batch_size=workload.batch_size,
             seed=allocation_seed(allocation),
             threads=self._threads,
         )

@@ -33,6 +33,7 @@ def fine_tune(
     calibration: ImageSet,
     config: AdaptationConfig,
     *,
+    batch_size: int,
     seed: int,
     threads: int,
 ) -> TrainReport:
@@ -49,13 +50,14 @@ def fine_tune(
         images: What to train on.
         calibration: What the statistics of batch norms are estimated on.
         config: How.
+        batch_size: Calibration images per forward pass: the more, the better the statistics.
         seed: Of the order of images, and of dropout.
         threads: Of torch; sums round differently with another number.
 
     Raises:
         ModelError: If a gradient is not finite.
     """
-    norms = _unfolded(model, calibration, config.batch_size)
+    norms = _unfolded(model, calibration, batch_size)
     model.set_allocation(allocation)
     device = next(model.parameters()).device
 
@@ -81,7 +83,7 @@ def fine_tune(
         for layer, norm in norms.items():
             stack.callback(layer.register_forward_hook(_applied(norm)).remove)
         report = train(model, images, settings, loss=loss, optimizer=optimizer)
-        _estimate(model, norms, calibration, config.batch_size)
+        _estimate(model, norms, calibration, batch_size)
     for layer, norm in norms.items():
         assert isinstance(layer.inner, Producer)
         with torch.no_grad():

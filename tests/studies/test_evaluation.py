@@ -317,6 +317,7 @@ class TestAdaptation:
                 images,
                 workload.images["calibration"],
                 adapting.adaptation,
+                batch_size=32,
                 seed=allocation_seed(asked.allocation),
                 threads=1,
             )

@@ -13,6 +13,7 @@ from bitfront.models.engine import Engine
 from bitfront.models.images import ImageSet
 from bitfront.models.profile import profile
 from bitfront.models.quantized import QuantizedModel
+from bitfront.models.train import TrainReport
 from bitfront.spaces import BitAllocation, ModelError
 
 CONFIG = AdaptationConfig(method="fine-tune", epochs=3, lr=0.02, batch_size=8)
@@ -22,6 +23,16 @@ def fresh(network: nn.Module, calibration: ImageSet) -> QuantizedModel:
     quantized = QuantizedModel(network, profile(network, calibration.shape), QuantizerConfig())
     quantized.calibrate(calibration.batches(24))
     return quantized
+
+
+def tuned(
+    model: QuantizedModel,
+    allocation: BitAllocation,
+    images: ImageSet,
+    config: AdaptationConfig = CONFIG,
+    seed: int = 0,
+) -> TrainReport:
+    return fine_tune(model, allocation, images, images, config, batch_size=24, seed=seed, threads=1)
 
 
 def mean_loss(model: nn.Module, images: ImageSet) -> float:
@@ -41,7 +52,7 @@ def test_it_learns_what_it_is_shown(
 ) -> None:
     model.set_allocation(allocation)
     before = mean_loss(model, calibration)
-    report = fine_tune(model, allocation, calibration, calibration, CONFIG, seed=0, threads=1)
+    report = tuned(model, allocation, calibration)
     assert mean_loss(model, calibration) < 0.9 * before
     assert (report.steps, report.images) == (9, 72)
     assert model.allocation == allocation and not model.training
@@ -53,7 +64,7 @@ def test_the_same_seed_learns_the_same_and_another_does_not(
     logits = []
     for seed in (1, 1, 2):
         model = fresh(network, calibration)
-        fine_tune(model, allocation, calibration, calibration, CONFIG, seed=seed, threads=1)
+        tuned(model, allocation, calibration, seed=seed)
         with torch.no_grad():
             logits.append(model(calibration.batch(slice(8))[0]))
     assert torch.equal(logits[0], logits[1])
@@ -63,7 +74,7 @@ def test_the_same_seed_learns_the_same_and_another_does_not(
 def test_engine_and_reference_run_what_was_learned_alike(
     model: QuantizedModel, allocation: BitAllocation, calibration: ImageSet
 ) -> None:
-    fine_tune(model, allocation, calibration, calibration, CONFIG, seed=0, threads=1)
+    tuned(model, allocation, calibration)
     x, _ = calibration.batch(slice(8))
     with torch.no_grad():
         assert torch.equal(Engine(model, x).forward(x, allocation), model(x))
@@ -78,7 +89,7 @@ def test_without_steps_to_speak_of_only_batch_norms_are_estimated_again(
     x, _ = calibration.batch(slice(None))
     with torch.no_grad():
         expected = model(x)
-    fine_tune(model, allocation, calibration, calibration, config, seed=0, threads=1)
+    tuned(model, allocation, calibration, config)
     with torch.no_grad():
         error = (model(x) - expected).norm() / expected.norm()
     assert error < 0.05
@@ -92,7 +103,7 @@ def test_a_network_without_batch_norms_is_trained_as_it_is(calibration: ImageSet
     allocation = BitAllocation.uniform(model.layers, 4)
     model.set_allocation(allocation)
     before = mean_loss(model, calibration)
-    fine_tune(model, allocation, calibration, calibration, CONFIG, seed=0, threads=1)
+    tuned(model, allocation, calibration)
     assert mean_loss(model, calibration) < 0.9 * before
 
 
@@ -101,4 +112,4 @@ def test_divergence_is_told(
 ) -> None:
     config = AdaptationConfig(method="fine-tune", lr=1e38, batch_size=8)
     with pytest.raises(ModelError, match=r"training diverged: .*; lower lr"):
-        fine_tune(model, allocation, calibration, calibration, config, seed=0, threads=1)
+        tuned(model, allocation, calibration, config)
