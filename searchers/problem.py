@@ -327,13 +327,12 @@ class Problem:
         prices = {name: self._known_price(allocation, name) for name in names}
         values: dict[str, SupportsFloat | None] = {**metrics}
         if "accuracy" in metrics:
-            best = [b for b in self.trace.metrics.get("best_accuracy", []) if b is not None]
+            best = self.trace.last("best_accuracy")
             accuracy = finite("accuracy", metrics["accuracy"])
-            if accuracy is not None and all(
-                is_within(prices[name], limit) for name, limit in self.budget.limits.items()
-            ):
-                best.append(accuracy)
-            values["best_accuracy"] = max(best, default=None)
+            limits = self.budget.limits.items()
+            if accuracy is not None and all(is_within(prices[name], most) for name, most in limits):
+                best = accuracy if best is None else max(best, accuracy)
+            values["best_accuracy"] = best
         self.trace.add(allocation, values | {n: p for n, p in prices.items() if n not in values})
 
     def save(self, state: State) -> None:

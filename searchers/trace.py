@@ -63,6 +63,11 @@ class Trace:
         self.weight_bits.append(_means(allocation.weights))
         self.activation_bits.append(_means(allocation.activations))
 
+    def last(self, metric: str) -> float | None:
+        """Return the last value that a metric has; None if it never had one."""
+        column = self.metrics.get(metric, [])
+        return next((value for value in reversed(column) if value is not None), None)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return {

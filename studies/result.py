@@ -146,6 +146,11 @@ class StudyResult:
         return OBJECTIVES[next(costs, "energy")]
 
     @property
+    def has_several_budgets(self) -> bool:
+        """Whether a trial's strategy and seed do not tell it from all others."""
+        return len({trial.budget for trial in self.trials}) > 1
+
+    @property
     def failed_trials(self) -> tuple[TrialRecord, ...]:
         """The trials whose strategy raised."""
         return tuple(trial for trial in self.trials if trial.status == "failed")

@@ -45,8 +45,7 @@ def _costs(result: StudyResult) -> Table:
 
 def _title(result: StudyResult, trial: TrialRecord) -> str:
     """Return what a trial is called; with its budget where there are several."""
-    several = len({other.budget for other in result.trials}) > 1
-    budget = f", {trial.budget}" if several else ""
+    budget = f", {trial.budget}" if result.has_several_budgets else ""
     return f"{trial.strategy}, seed {trial.seed}{budget}"
 
 
@@ -64,7 +63,7 @@ def _logged(trial: TrialRecord) -> str:
     if not trace:
         return ""
     said = f"{len(trace)} {trace.step}{'s' * (len(trace) > 1)}"
-    best = trace.metrics.get("best_accuracy", [None])[-1]
+    best = trace.last("best_accuracy")
     return said if best is None else f"{said}, best accuracy {100 * best:.2f} %"
 
 

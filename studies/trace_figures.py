@@ -155,8 +155,7 @@ def moving_mean(values: Floats, window: int) -> Floats:
 
 
 def _budget_suffix(result: StudyResult, trial: TrialRecord) -> str:
-    several = len({other.budget for other in result.trials}) > 1
-    return f"-{file_name(trial.budget)}" if several else ""
+    return f"-{file_name(trial.budget)}" if result.has_several_budgets else ""
 
 
 def _panels(traces: Mapping[int, Trace]) -> list[str]:

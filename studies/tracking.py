@@ -8,19 +8,16 @@ study that was run again, or a logging that broke off, never shows half of one a
 """
 
 import json
-import math
-import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..searchers.trace import Trace
 from ..spaces import METRICS, Measurement
 from .figures import write_figures
 from .findings import TRACE, agreement, trace_of
+from .mlflow_runs import Runs, metric_key, text_of
 from .mlflow_store import (
     artifact_root,
     connect,
@@ -29,7 +26,6 @@ from .mlflow_store import (
 )
 from .mlflow_views import (
     LEARNING_TAG,
-    ROLE_TAG,
     RUN_COLOUR_TAG,
     STUDY_RUN_TAG,
     VIEW_TAG,
@@ -49,8 +45,6 @@ FINDINGS_FILE = "findings.json"
 TRACE_FILE = "trace.json"
 FIGURE_FOLDER = "figures"
 _REFERENCE_COLOUR = "#000000"
-_BATCH = 1000
-"""The most metrics that MLflow takes in one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,89 +97,19 @@ def log_study(
     client = connect(resolved, create=True)
     with reported(resolved):
         name = experiment or result.name
-        runs = _Runs(client, _experiment(client, resolved, name), result.name)
+        runs = Runs(client, _experiment(client, resolved, name), result.name)
         study_run_id = _log_study_run(runs, result, figures, evaluations)
         _log_references(runs, result, study_run_id)
-        colours = styles(trial.strategy for trial in result.trials)
-        traced = [(trial, t) for trial in result.trials if (t := trace_of(trial.findings))]
-        for trial, trace in traced:
-            colour, pictures = colours[trial.strategy].colour, _pictures(result, trial, figures)
-            _log_trial(runs, trial, trace, colour, study_run_id, pictures)
+        _log_trials(runs, result, figures, study_run_id)
+        colours = _colours(result)
         for point in result.points:
-            _log_finalist(runs, point, colours[point.strategy].colour, study_run_id)
+            _log_finalist(runs, point, colours[point.strategy], study_run_id)
         client.set_experiment_tag(
             runs.experiment_id,
             VIEW_TAG,
             pareto_view(study_run_id, finalists=len(result.points), cost=result.cost.attribute),
         )
-        keys = dict.fromkeys(_metric_key(t.step, name) for _, t in traced for name in t.metrics)
-        client.set_experiment_tag(
-            runs.experiment_id,
-            LEARNING_TAG,
-            learning_view(
-                study_run_id,
-                trials=len(traced),
-                metrics=list(keys),
-                smooth=any(len(trace) >= NOISY_STEPS for _, trace in traced),
-            ),
-        )
     return TrackedStudy(resolved, name, runs.experiment_id, study_run_id)
-
-
-@dataclass(frozen=True, slots=True)
-class _Runs:
-    """Writes whole runs of one experiment, each in the fewest requests MLflow allows."""
-
-    client: "MlflowClient"
-    experiment_id: str
-    study: str
-
-    def log(
-        self,
-        name: str,
-        *,
-        role: str,
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-    ) -> str:
-        """Create a run with its values and return its identifier; `finish` ends it."""
-        from mlflow.entities import Metric, Param
-
-        run = self.client.create_run(
-            self.experiment_id,
-            run_name=name,
-            tags={ROLE_TAG: role, "bitfront.study": self.study, **tags},
-        )
-        now_ms = time.time_ns() // 1_000_000
-        self.client.log_batch(
-            run.info.run_id,
-            metrics=[
-                Metric(key, float(value), now_ms, 0)
-                for key, value in metrics.items()
-                if math.isfinite(value)  # MLflow's charts stumble over NaN
-            ],
-            params=[Param(key, _text(value)) for key, value in params.items()],
-        )
-        return str(run.info.run_id)
-
-    def log_steps(self, run_id: str, trace: Trace) -> None:
-        """Log the metrics of a trace to a run, with the step of each value."""
-        from mlflow.entities import Metric
-
-        now_ms = time.time_ns() // 1_000_000
-        values = [
-            Metric(_metric_key(trace.step, name), value, now_ms, step)
-            for name, column in trace.metrics.items()
-            for step, value in enumerate(column)
-            if value is not None
-        ]
-        for start in range(0, len(values), _BATCH):
-            self.client.log_batch(run_id, metrics=values[start : start + _BATCH])
-
-    def finish(self, run_id: str) -> None:
-        """Mark a run as finished."""
-        self.client.set_terminated(run_id)
 
 
 def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
@@ -198,12 +122,12 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
     return str(known.experiment_id)
 
 
-def _log_finalist(runs: _Runs, point: Point, colour: str, study_run_id: str) -> None:
+def _log_finalist(runs: Runs, point: Point, colour: str, study_run_id: str) -> None:
     group = {
         "strategy": point.strategy,
         "budget": point.budget,
         "seed": str(point.seed),
-        "pareto": _text(point.on_front),
+        "pareto": text_of(point.on_front),
     }
     run_id = runs.log(
         f"{point.strategy} s{point.seed} {point.test.allocation.key[:6]}",
@@ -220,42 +144,49 @@ def _log_finalist(runs: _Runs, point: Point, colour: str, study_run_id: str) -> 
     runs.finish(run_id)
 
 
-def _log_trial(
-    runs: _Runs,
-    trial: TrialRecord,
-    trace: Trace,
-    colour: str,
-    study_run_id: str,
-    pictures: Sequence[Path],
+def _log_trials(
+    runs: Runs, result: StudyResult, figures: Sequence[Path], study_run_id: str
 ) -> None:
-    group = {"strategy": trial.strategy, "budget": trial.budget, "seed": str(trial.seed)}
-    run_id = runs.log(
-        f"{trial.strategy} s{trial.seed}",
-        role="trial",
-        params=group,
-        metrics={
-            "steps": len(trace),
-            "evaluations": trial.evaluations,
-            "images_forward": trial.images_forward,
-            "images_backward": trial.images_backward,
-            "wall_s": trial.wall_s,
-        },
-        tags={**group, RUN_COLOUR_TAG: colour, STUDY_RUN_TAG: study_run_id},
+    """Log the trials whose strategies logged their searches, and the page that shows them."""
+    traced = [(trial, t) for trial in result.trials if (t := trace_of(trial.findings))]
+    for trial, trace in traced:
+        group = {"strategy": trial.strategy, "budget": trial.budget, "seed": str(trial.seed)}
+        budget = f", {trial.budget}" if result.has_several_budgets else ""
+        run_id = runs.log(
+            f"{trial.strategy} s{trial.seed}{budget}",
+            role="trial",
+            params=group,
+            metrics={
+                "steps": len(trace),
+                "evaluations": trial.evaluations,
+                "images_forward": trial.images_forward,
+                "images_backward": trial.images_backward,
+                "wall_s": trial.wall_s,
+            },
+            tags={
+                **group,
+                RUN_COLOUR_TAG: _colours(result)[trial.strategy],
+                STUDY_RUN_TAG: study_run_id,
+            },
+        )
+        runs.log_steps(run_id, trace)
+        runs.client.log_text(run_id, json.dumps(trace.to_dict()), TRACE_FILE)
+        pictures = (learning_name(result, trial), widths_name(result, trial))
+        for path in figures:
+            if path.stem in pictures:
+                runs.client.log_artifact(run_id, str(path), FIGURE_FOLDER)
+        runs.finish(run_id)
+    keys = dict.fromkeys(metric_key(trace.step, m) for _, trace in traced for m in trace.metrics)
+    view = learning_view(
+        study_run_id,
+        trials=len(traced),
+        metrics=list(keys),
+        smooth=any(len(trace) >= NOISY_STEPS for _, trace in traced),
     )
-    runs.log_steps(run_id, trace)
-    runs.client.log_text(run_id, json.dumps(trace.to_dict()), TRACE_FILE)
-    for picture in pictures:
-        runs.client.log_artifact(run_id, str(picture), FIGURE_FOLDER)
-    runs.finish(run_id)
+    runs.client.set_experiment_tag(runs.experiment_id, LEARNING_TAG, view)
 
 
-def _pictures(result: StudyResult, trial: TrialRecord, figures: Iterable[Path]) -> list[Path]:
-    """Return those figures of the study that show what a trial logged."""
-    names = (learning_name(result, trial), widths_name(result, trial))
-    return [path for path in figures if path.stem in names]
-
-
-def _log_references(runs: _Runs, result: StudyResult, study_run_id: str) -> None:
+def _log_references(runs: Runs, result: StudyResult, study_run_id: str) -> None:
     for name, measurement in (
         ("float32", result.float_test),
         ("uniform 8 bit", result.uniform_w8a8),
@@ -271,7 +202,7 @@ def _log_references(runs: _Runs, result: StudyResult, study_run_id: str) -> None
 
 
 def _log_study_run(
-    runs: _Runs,
+    runs: Runs,
     result: StudyResult,
     figures: Sequence[Path],
     evaluations: Sequence[Mapping[str, object]],
@@ -336,6 +267,12 @@ def findings_rows(trials: Iterable[TrialRecord]) -> list[dict[str, object]]:
     return rows
 
 
+def _colours(result: StudyResult) -> dict[str, str]:
+    """Return the colour of every strategy, the same as in the figures."""
+    drawn = styles(trial.strategy for trial in result.trials)
+    return {strategy: style.colour for strategy, style in drawn.items()}
+
+
 def _description(measurement: Measurement) -> dict[str, object]:
     return {
         "allocation": measurement.allocation.key,
@@ -358,13 +295,3 @@ def _count(number: int) -> str:
 def _note(result: StudyResult) -> str:
     description = str(result.spec.get("description") or "")
     return "\n\n".join(filter(None, (description, *result.notes)))
-
-
-def _text(value: object) -> str:
-    """Return a parameter's text; truth as ``true`` and ``false``, as MLflow's users filter it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _metric_key(step: str, name: str) -> str:
-    """Return what a metric of a trace is called, without what MLflow takes in no name."""
-    return re.sub(r"[^\w.\- ]", "_", f"{step}.{name}")

@@ -49,6 +49,11 @@ def test_what_is_no_number_is_refused_and_adds_nothing(value):
     assert trace == trace_of({"reward": 1.0})
 
 
+def test_the_last_value_is_the_last_there_is():
+    trace = trace_of({"reward": 1.0}, {"reward": 2.0}, {"reward": None}, {"loss": None})
+    assert (trace.last("reward"), trace.last("loss"), trace.last("size")) == (2.0, None, None)
+
+
 def test_an_allocation_of_other_layers_is_refused():
     with pytest.raises(StudyError, match="other layers"):
         trace_of().add(BitAllocation(["a"], [8], [8]), {})

@@ -284,12 +284,14 @@ def test_names_that_mlflow_refuses_and_long_traces_are_logged(tiny_result, tmp_p
     values = [float(step) for step in range(1200)]
     widths = [[8]] * len(values)
     trace = Trace("epoch", ("fc",), dict.fromkeys(names, values), widths, widths)
-    trials = (replace(tiny_result.trials[0], findings={"trace": trace.to_dict()}),)
+    logged = replace(tiny_result.trials[0], findings={"trace": trace.to_dict()})
+    trials = (logged, replace(tiny_result.trials[0], budget="60 evaluations"))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     result = replace(tiny_result, trials=trials)
     tracked = log_study(result, uri=uri, experiment=None, folder=tmp_path / "tiny")
     client = MlflowClient(tracking_uri=uri)
     (run,) = with_role(client.search_runs([tracked.experiment_id]), "trial")
+    assert run.info.run_name == "uniform s0, 30 evaluations"  # there are others
     keys = ("epoch.energy_bitfusion", "epoch.größe_2", "epoch.a_b")
     assert {key: run.data.metrics[key] for key in keys} == dict.fromkeys(keys, 1199.0)
 
