@@ -172,7 +172,8 @@ class QuantizedModel(nn.Module):
         if self._is_prepared:
             return
         folded = fold_batch_norms(self.network, example)
-        self._normalized = tuple(name.removesuffix(".inner") for name in folded.values())
+        names = (name.removesuffix(".inner") for name in folded.values())
+        self._normalized = tuple(name for name in names if name in self._quantized)
         if any(layer.kind == "conv" for layer in self.layers):
             self._set_memory_format(torch.channels_last)
             try:

@@ -41,6 +41,24 @@ def images_passed(config: AdaptationConfig, images: int, estimated: int) -> tupl
     return passed + estimated, passed
 
 
+def adaptation_notes(config: AdaptationConfig, images: int) -> tuple[str, ...]:
+    """Return what a reader of results should know of adaptation.
+
+    Args:
+        config: What is done.
+        images: What it is done with.
+    """
+    if config.method == "none":
+        return ()
+    when = "every evaluation" if config.when == "evaluations" else "finalists were tested"
+    what = (
+        f"batch norms were estimated again on {images:,} calibration images"
+        if config.method == "batch-norm"
+        else f"the network was fine-tuned on {images:,} training images, epochs: {config.epochs}"
+    )
+    return (f"before {when} {what}",)
+
+
 def require_adaptable(config: AdaptationConfig, model: nn.Module, indices: SplitIndices) -> None:
     """Check that a network can be adapted as a study asks.
 

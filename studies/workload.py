@@ -30,7 +30,7 @@ from ..models.train import TrainProgress, trained_model
 from ..models.zoo import build_model
 from ..searchers import Pricing
 from ..spaces import BitSpace, Layer, Split
-from .adapting import require_adaptable
+from .adapting import adaptation_notes, require_adaptable
 from .checks import price_space
 from .progress import ProgressCallback, ProgressEvent
 from .sections import EngineKind, ModelSpec
@@ -198,7 +198,7 @@ class Prepared:
         space: Which allocations there are.
         pricing: What they cost.
         one_part: Whether all splits were drawn from one set of images.
-        notes: What a reader of the results should know of the data.
+        notes: What a reader of the results should know of the data, and of adaptation.
     """
 
     workload: Workload
@@ -246,7 +246,8 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         engine=spec.execution.engine,
         adaptation=spec.adaptation,
     )
-    return Prepared(workload, space, pricing, splits.indices.one_part, splits.notes)
+    notes = adaptation_notes(spec.adaptation, len(workload.adaptation_images))
+    return Prepared(workload, space, pricing, splits.indices.one_part, (*splits.notes, *notes))
 
 
 def _with_weights(

@@ -5,7 +5,12 @@ from torch import nn
 from bitfront.models.config import AdaptationConfig
 from bitfront.models.splits import SplitIndices
 from bitfront.spaces import BitAllocation, StudyError
-from bitfront.studies.adapting import images_passed, is_adapted, require_adaptable
+from bitfront.studies.adapting import (
+    adaptation_notes,
+    images_passed,
+    is_adapted,
+    require_adaptable,
+)
 from bitfront.studies.requests import Request
 
 INDICES = SplitIndices(
@@ -55,6 +60,30 @@ def test_the_float_network_never_is(weights, activations, expected):
 )
 def test_the_images_that_pass(config, passed):
     assert images_passed(config, images=100, estimated=32) == passed
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        ({}, ()),
+        (
+            {"method": "batch-norm"},
+            (
+                "before every evaluation batch norms were estimated again on 2,000 calibration "
+                "images",
+            ),
+        ),
+        (
+            {"method": "fine-tune", "when": "finalists", "epochs": 2},
+            (
+                "before finalists were tested the network was fine-tuned on 2,000 training images, "
+                "epochs: 2",
+            ),
+        ),
+    ],
+)
+def test_readers_of_results_are_told(settings, notes):
+    assert adaptation_notes(AdaptationConfig(**settings), 2000) == notes
 
 
 @pytest.mark.parametrize("method", ["none", "batch-norm", "fine-tune"])

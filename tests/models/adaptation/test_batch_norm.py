@@ -55,6 +55,15 @@ def test_layers_with_a_folded_batch_norm_are_known(model: QuantizedModel) -> Non
     assert model.normalized == ("stem", "conv", "fc1")
 
 
+def test_a_layer_that_is_not_quantized_is_none_of_them(
+    network: nn.Module, calibration: ImageSet
+) -> None:
+    layers = [layer for layer in profile(network, calibration.shape) if layer.name != "stem"]
+    model = QuantizedModel(network, layers, QuantizerConfig())
+    model.calibrate(calibration.batches(24))
+    assert model.normalized == ("conv", "fc1")
+
+
 @pytest.mark.parametrize("widths", ["3 and 4 bits", "by channel", "wide weights", "8 bits"])
 @pytest.mark.parametrize("with_engine", [True, False])
 def test_layers_give_the_mean_and_spread_of_the_float_network(
