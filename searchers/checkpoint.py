@@ -7,7 +7,6 @@ is read can run code.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..spaces import BitAllocation, Bits, StudyError
+from ..spaces import BitAllocation, StudyError
 
 CHECKPOINT_VERSION = 1
 """Version of the format; a checkpoint of another one is not read."""
@@ -163,19 +162,23 @@ def _packed(asked: Asked) -> dict[str, npt.NDArray[Any]]:
     """
     rows: dict[BitAllocation, int] = {}
     index = [rows.setdefault(allocation, len(rows)) for allocation, _ in asked]
-    operands = [(*allocation.weights, *allocation.activations) for allocation in rows]
-    counts = [1 if isinstance(bits, int) else bits.size for bits in chain.from_iterable(operands)]
-    widths = b"".join(map(_raw, chain.from_iterable(operands)))
+    counts, widths = zip(*map(_operands, rows), strict=True) if rows else ((), ())
     return {
         "index": np.array(index, dtype=np.int64),
         "fidelity": np.array([fidelity for _, fidelity in asked], dtype=np.float64),
-        "counts": np.array(counts, dtype=np.int32),
-        "widths": np.frombuffer(widths, dtype=np.uint8),
+        "counts": np.array(counts, dtype=np.int32).ravel(),
+        "widths": np.frombuffer(b"".join(widths), dtype=np.uint8),
     }
 
 
-def _raw(bits: Bits) -> bytes:
-    return bytes((bits,)) if isinstance(bits, int) else bits.tobytes()
+def _operands(allocation: BitAllocation) -> tuple[Sequence[int], bytes]:
+    """Return how many widths each operand of an allocation has, and all of them."""
+    operands = (*allocation.weights, *allocation.activations)
+    try:
+        return [1] * len(operands), bytes(operands)
+    except TypeError:  # there are channels with widths of their own
+        raw = [bytes((b,)) if isinstance(b, int) else b.tobytes() for b in operands]
+        return [len(widths) for widths in raw], b"".join(raw)
 
 
 def _unpacked(layers: Sequence[str], tensors: Mapping[str, npt.NDArray[Any]]) -> Asked:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..searchers import Pricing
 from ..spaces import Measurement, Objective, Scores
+from .checkpoints import Checkpoints
 from .ledger import Ledger, OwnWork, TrialRow
 from .progress import ProgressEvent
 from .requests import Request, priced
@@ -47,12 +48,14 @@ class Record:
     def __init__(self, books: Books) -> None:
         self._ledger = Ledger(books.folder / LEDGER_FILE)
         self._ledger.plan([trial.row() for trial in books.trials])
+        self._checkpoints = Checkpoints(self._ledger)
         self._workload = books.workload
         self._energy = books.pricing.energy
         self._scoreboard = Scoreboard(books.trials, books.objectives, books.pricing)
 
     def close(self) -> None:
-        """Close the ledger."""
+        """Close the ledger; all that trials saved is in it."""
+        self._checkpoints.close()
         self._ledger.close()
 
     def begin(self, trial: str) -> None:
@@ -62,6 +65,7 @@ class Record:
 
     def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
         """Note that a trial has ended, the error if it failed, and what it did by itself."""
+        self._checkpoints.end(trial)
         self._ledger.end(trial, wall_s, error, own)
         self._scoreboard.end(trial, error)
 
@@ -93,11 +97,11 @@ class Record:
 
     def checkpoint(self, trial: str, signature: str) -> bytes | None:
         """Return what a trial saved last, if it did so under this signature and never ended."""
-        return self._ledger.checkpoint(trial, self._whole(signature))
+        return self._checkpoints.get(trial, self._whole(signature))
 
     def put_checkpoint(self, trial: str, signature: str, data: bytes) -> None:
         """Keep what a trial saves, in place of what it saved before."""
-        self._ledger.put_checkpoint(trial, self._whole(signature), data)
+        self._checkpoints.put(trial, self._whole(signature), data)
 
     def _whole(self, signature: str) -> str:
         """Return a trial's signature with that of what is measured."""
