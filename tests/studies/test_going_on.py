@@ -47,10 +47,7 @@ class Saving(Searcher):
             problem.save({{"episode": episode + 1, "worth": worth}})
             time.sleep(0.02)
 """
-STUDY = {
-    ("strategies",): [{"name": "saving:Saving"}],
-    ("budgets", "evaluations"): EPISODES,
-}
+STUDY = {("budgets", "evaluations"): EPISODES}
 
 
 @pytest.fixture
@@ -60,9 +57,10 @@ def saving_study(tiny_study, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "saving", raising=False)
 
-    def load(name, **execution):
+    def load(name, strategy="saving:Saving", **execution):
         keys = {("execution", key): value for key, value in execution.items()}
-        return tiny_study({**STUDY, ("study",): name, **keys})
+        strategies = {("strategies",): [{"name": strategy}]}
+        return tiny_study({**STUDY, ("study",): name, **strategies, **keys})
 
     return load
 
@@ -93,6 +91,11 @@ def command(spec):
     path = spec.folder.parent.parent / f"{spec.study}.json"
     path.write_text(json.dumps(spec.to_dict()))
     return [sys.executable, "-c", code, str(path)]
+
+
+def environment(tmp_path):
+    """Return the environment in which a process of its own finds the strategies."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
 
 
 def asks_so_far(spec):
@@ -126,22 +129,56 @@ def test_a_study_killed_at_a_random_moment_ends_as_without(saving_study, tmp_pat
     whole, killed = saving_study("whole"), saving_study("killed", workers=workers)
     measure_study(whole)
     (tmp_path / "episodes").unlink()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     run = command(killed)
-    process = subprocess.Popen(run, env=environment)
+    process = subprocess.Popen(run, env=environment(tmp_path))
     moment = random.randrange(5, 2 * EPISODES - 5)
     while asks_so_far(killed) < moment:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
     kill_with_all_it_started(process)
     before = len(episodes(tmp_path)), len(episodes(tmp_path, seed=1))
-    subprocess.run(run, env=environment, check=True)
+    subprocess.run(run, env=environment(tmp_path), check=True)
     assert facts(killed) == facts(whole)
     for seed, ran in enumerate(before):
         after = episodes(tmp_path, seed)[ran:]
         # The last steps may not have been written yet; a trial that was done runs over again.
         assert after == list(range(after[0] if after else EPISODES, EPISODES))
         assert ran in (0, 1, 2, EPISODES) or 0 < after[0] <= ran
+
+
+DYING = """
+import os
+import signal
+
+from saving import Saving
+
+class Dying(Saving):
+    def search(self, problem):
+        ask = problem.evaluate
+
+        def evaluate(allocations):
+            if len(problem.history) == 20 and problem.saved is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ask(allocations)
+
+        problem.evaluate = evaluate
+        super().search(problem)
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_dies_goes_on_in_another(saving_study, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    spec = saving_study("dying", strategy="dying:Dying", workers=1)
+    subprocess.run(command(spec), env=environment(tmp_path), check=True)
+    trials, asked = facts(spec)
+    assert [(state, error) for _, state, error, _ in trials] == [("done", None)] * 2
+    assert len(asked) == 2 * EPISODES
+    for seed in (0, 1):
+        ran = episodes(tmp_path, seed)
+        assert ran[:21] == list(range(21))  # the last of these died
+        assert ran[21:] == list(range(ran[21], EPISODES))
+        assert 0 < ran[21] <= 20
 
 
 def test_a_study_that_is_interrupted_goes_on_from_the_last_episode(saving_study, tmp_path):
