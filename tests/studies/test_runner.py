@@ -345,6 +345,28 @@ def test_of_equally_good_measurements_none_is_dominated(synthetic_result):
     assert undominated([], DEFAULT_OBJECTIVES) == []
 
 
+MIXED = {
+    ("space",): {"granularity": "channel", "weights": [2, 4, 8], "activations": [4, 8]},
+    ("strategies",): [
+        {"name": "budget_loop"},
+        {"name": "random"},
+        {"name": "random", "label": "random by layer", "granularity": "layer"},
+    ],
+    ("seeds",): [0],
+    ("budgets", "evaluations"): 6,
+}
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_strategies_by_layer_and_by_channel_share_a_per_channel_study(tiny_study, workers):
+    result = measure_study(tiny_study({**MIXED, ("execution", "workers"): workers}))
+    assert not result.failed_trials
+    by_layer = {label: set() for label in ("budget_loop", "random", "random by layer")}
+    for point in result.points:
+        by_layer[point.strategy].add(point.test.allocation.is_layerwise)
+    assert by_layer == {"budget_loop": {True}, "random": {False}, "random by layer": {True}}
+
+
 @pytest.mark.slow
 def test_no_two_worker_counts_give_different_fronts(tiny_study, broken_strategy):
     strategies = [
