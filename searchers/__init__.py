@@ -12,6 +12,7 @@ from .checkpoint import CheckpointStore, State
 from .exhaustive import Exhaustive
 from .frontier import Frontier
 from .greedy import Greedy
+from .haq import Haq
 from .hawq import Hawq
 from .ilp import Ilp
 from .optuna_search import OptunaSearch
@@ -42,6 +43,7 @@ __all__ = [
     "Exhaustive",
     "Frontier",
     "Greedy",
+    "Haq",
     "Hawq",
     "Ilp",
     "ModelSource",

@@ -81,19 +81,19 @@ class Transitions:
         return len(self.states)
 
 
-def truncated_normal(mean: Floats, sigma: float, rng: np.random.Generator) -> Floats:
+def truncated_normal(mean: Floats, sigma: float | Floats, rng: np.random.Generator) -> Floats:
     """Draw from normal laws cut off at 0 and 1, by inversion.
 
     Args:
         mean: Means of the laws before they are cut, in [0, 1]; any shape.
-        sigma: Standard deviation before they are cut; 0 returns the means.
+        sigma: Standard deviations before they are cut; where one is 0 the mean is returned.
         rng: Source of randomness.
     """
-    if sigma <= 0:
-        return mean
-    low, high = ndtr(-mean / sigma), ndtr((1 - mean) / sigma)
-    drawn = mean + sigma * ndtri(low + rng.random(mean.shape) * (high - low))
-    return np.clip(drawn, 0, 1).astype(np.float32)
+    spread = np.maximum(sigma, 1e-9)
+    low, high = ndtr(-mean / spread), ndtr((1 - mean) / spread)
+    drawn = mean + spread * ndtri(low + rng.random(mean.shape) * (high - low))
+    clipped: Floats = np.clip(np.where(np.asarray(sigma) > 0, drawn, mean), 0, 1)
+    return clipped.astype(np.float32)
 
 
 class Memory:
@@ -196,7 +196,7 @@ class Agent:
             self._actor_optimizer.zero_grad()
             self._critic.requires_grad_(False)  # what this would teach it is of no use
             value = self._value(self._critic, states, self._actor(states).squeeze(1)).mean()
-            (-value).backward()
+            (-value).backward()  # type: ignore[no-untyped-call]
             self._critic.requires_grad_(True)
             self._actor_optimizer.step()
             self._follow(self._actor_target, self._actor)
@@ -209,6 +209,8 @@ class Agent:
         if math.isnan(self._baseline):
             self._baseline = mean
         self._baseline += self.config.baseline_rate * (mean - self._baseline)
+        if self.config.gamma == 0:
+            return rewards - self._baseline
         action = self._actor_target(following).squeeze(1)
         later = self._value(self._critic_target, following, action)
         return rewards - self._baseline + self.config.gamma * ~ends * later
@@ -268,7 +270,7 @@ def _network(inputs: int, rng: np.random.Generator, *last: nn.Module) -> nn.Sequ
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     layers: list[nn.Module] = []
     for size, width in ((inputs, _HIDDEN), (_HIDDEN, _HIDDEN), (_HIDDEN, 1)):
-        linear = nn.utils.skip_init(nn.Linear, size, width)
+        linear = nn.utils.skip_init(nn.Linear, size, width)  # type: ignore[no-untyped-call]
         for parameter in linear.parameters():
             nn.init.uniform_(parameter, -(size**-0.5), size**-0.5, generator=generator)
         layers += [linear, nn.ReLU()]

@@ -11,8 +11,8 @@ from ..spaces import Layer
 def layer_features(layers: Sequence[Layer]) -> npt.NDArray[np.float32]:
     """Return eight numbers for each layer, each scaled to [0, 1] over the layers.
 
-    Depthwise or not, input and output channels, stride, kernel size, weights, input size, index: the
-    order and the meaning of [HAQ19, section 3.2]. Counts span decades, so that their logarithms are
+    Depthwise or not, input and output channels, stride, kernel size, weights, input size and index:
+    as in [HAQ19, section 3.2]. Counts span decades, so that their logarithms are
     scaled; a column in which all layers agree is 0.
 
     Args:

@@ -1,0 +1,6 @@
+from bitfront.searchers import Haq
+from bitfront.searchers.testing import SearcherConformance
+
+
+class TestHaq(SearcherConformance):
+    make = Haq
