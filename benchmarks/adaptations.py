@@ -2,10 +2,10 @@
 
     BITFRONT_DATA=... BITFRONT_WEIGHTS=... python -m benchmarks.adaptations [--only batch-norm]
 
-The published ResNet-20 on CIFAR-10, the first and the last layer at 8 bits and all others at one
-width, 256 calibration images. Accuracy on the 10,000 test images, with integer kernels on one
-thread; for each adaptation, processor seconds of an evaluation on the 1,000 search images of the
-study `cifar10-resnet20`, of the first of the allocations.
+The network, data and quantizer of a ready study, ``--study``; by default the published ResNet-20 on
+CIFAR-10. The first and the last layer have 8 bits and all others one width. Accuracy is that on the
+test images, with integer kernels on one thread; seconds are processor seconds of one evaluation on
+the search images, of the first of the allocations.
 """
 
 import argparse
@@ -32,17 +32,18 @@ def main() -> None:
     """Print a row of a table in Markdown for each adaptation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="adaptations whose name begins so")
+    parser.add_argument("--study", default="cifar10-resnet20", help="a ready study")
     options = parser.parse_args()
     keep_freed_memory()
     print("| adaptation | s | " + " | ".join(f"w{w}a{a}" for w, a in WIDTHS) + " |")
     print("| --- |" + " ---: |" * (len(WIDTHS) + 1))
     for name, adaptation in ADAPTATIONS.items():
         if name.startswith(options.only):
-            print_row(name, _workload(adaptation))
+            print_row(name, _workload(options.study, adaptation))
 
 
-def _workload(adaptation: AdaptationConfig) -> Workload:
-    spec = StudySpec.load("cifar10-resnet20")
+def _workload(study: str, adaptation: AdaptationConfig) -> Workload:
+    spec = StudySpec.load(study)
     return prepare(spec.model_copy(update={"adaptation": adaptation})).workload
 
 

@@ -111,11 +111,12 @@ class BatchNorms:
         """Run the network over all images, and return the statistics of every batch."""
         spreads: _Spreads = defaultdict(list)
 
-        def look(layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+        def look(layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
             assert isinstance(layer, QuantizedWeightLayer)
             spreads[layer].append(spread := _spread(out))
             correction = correct(layer, spread, len(spreads[layer]) - 1)
-            return None if correction is None else correction(out, layer.left.channel_axis)
+            if correction is not None:
+                correction.apply_(out, layer.left.channel_axis)
 
         device = next(self._model.parameters()).device
         with ExitStack() as stack:

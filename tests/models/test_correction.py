@@ -20,3 +20,5 @@ def test_an_output_is_corrected_along_its_channels() -> None:
     images = torch.ones(3, 2, 4, 5)
     assert CORRECTION(images, -3)[:, :, 0, 0].tolist() == [[3.0, -0.5]] * 3
     assert CORRECTION(torch.ones(3, 2), -1).tolist() == [[3.0, -0.5]] * 3
+    CORRECTION.apply_(images, -3)
+    assert images[:, :, 0, 0].tolist() == [[3.0, -0.5]] * 3
