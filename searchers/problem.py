@@ -377,8 +377,8 @@ class Problem:
 
         `Searcher.run` calls this before `Searcher.search`. What had been asked is asked again, in
         order, so that history and charges are those of a run without an interruption; a study has
-        the answers, and tries again what had failed. Where what is kept is damaged or of another trial, the trial starts over and
-        ``findings["notes"]`` says so.
+        the answers, and tries again what had failed. Where what is kept is damaged or of another
+        trial, the trial starts over and ``findings["notes"]`` says so.
         """
         kept = None if self._checkpoints is None or self.history else self._checkpoints.get()
         if kept is None:
