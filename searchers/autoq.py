@@ -113,7 +113,7 @@ class AutoQ(Searcher):
     decay: float = 0.2
     zeta: float = 0.1
     zeta_end: float = 0.8
-    updates: float = 0.5
+    updates: float = 0.25
     gamma: float = 0.0
     goal_lr: float = 1e-4
     kernel_lr: float = 1e-3

@@ -370,10 +370,10 @@ def steep(m):
 
 @pytest.mark.slow
 def test_it_learns_which_kernels_need_more_bits():
-    limits = {"energy": 0.7}
+    limits = {"energy": 0.8}
     options = {"widths": range(2, 9), "first_last": None, "limits": limits}
     problem = channel_problem(evaluations=40, wrap=answering(steep), **options)
-    AutoQ(updates=6).run(problem)
+    AutoQ(updates=8, kernel_sigma=0.7, decay=0.5).run(problem)
     losses = [m.loss for m in problem.history]
     assert np.median(losses[-10:]) < 0.7 * np.median(losses[:10])
     widths = [m.allocation.weights for m in problem.history[-10:]]
