@@ -11,6 +11,7 @@ from bitfront.searchers import AutoQ, build
 from bitfront.searchers.autoq import Learner, Replay, Walk, likeliest_goal
 from bitfront.searchers.kernel_features import kernel_features
 from bitfront.searchers.testing import (
+    KeptCheckpoint,
     SearcherConformance,
     TinyNetwork,
     model_problem,
@@ -390,6 +391,31 @@ def test_every_episode_is_logged_and_the_policy_is_named():
     assert len(problem.trace) >= len(problem.history)
     assert {"reward", "accuracy", "loss", "energy"} <= set(problem.trace.metrics)
     assert len(problem.findings["policy"].split("-")) == 2
+
+
+@pytest.mark.parametrize("answers", [1, 9, 22])
+def test_killed_and_resumed_it_ends_with_the_same_policy(answers):
+    def interrupting(evaluator):
+        given = 0
+
+        def evaluate(allocations, *, fidelity=1.0):
+            nonlocal given
+            given += len(allocations)
+            if given > answers:
+                raise KeyboardInterrupt
+            return evaluator(allocations, fidelity=fidelity)
+
+        return evaluate
+
+    options = {"evaluations": 30, "widths": range(2, 9), "limits": {"energy": 0.7}}
+    kept = KeptCheckpoint()
+    with pytest.raises(KeyboardInterrupt):
+        AutoQ().run(channel_problem(wrap=interrupting, checkpoints=kept, **options))
+    again, whole = channel_problem(checkpoints=kept, **options), channel_problem(**options)
+    for problem in (again, whole):
+        AutoQ().run(problem)
+    assert again.findings == whole.findings
+    assert again.history == whole.history
 
 
 def test_everything_pinned_is_measured_once():
