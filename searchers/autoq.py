@@ -113,7 +113,7 @@ class AutoQ(Searcher):
     decay: float = 0.2
     zeta: float = 0.1
     zeta_end: float = 0.8
-    updates: float = 0.25
+    updates: float = 0.5
     gamma: float = 0.0
     goal_lr: float = 1e-4
     kernel_lr: float = 1e-3
@@ -168,8 +168,6 @@ class Walk:
         kernel_states: ``units x S`` state of the kernel agent, but for the goal.
         directions: ``units x F`` features along which noise varies over the kernels of a decision.
         narrowest: The rank of each unit in the narrowest widths.
-        prices: For each decision what its widest widths cost more than its narrowest, relative to
-            the mean; zeros where there is no limit that decisions share.
     """
 
     def __init__(self, problem: Problem, statistics: bool) -> None:
@@ -211,7 +209,6 @@ class Walk:
             np.repeat(of_layers, sizes, axis=0), np.concatenate(features), np.zeros(self.units)
         )
         self.directions = np.concatenate([_standardised(rows) for rows in features])
-        self.prices = self._shared_prices(problem)
 
     def units_of(self, ranks: Ranks) -> npt.NDArray[np.int64]:
         """Return the rank of each unit."""
@@ -281,19 +278,6 @@ class Walk:
             low -= 1
         return self.units_of(state(low))
 
-    def _shared_prices(self, problem: Problem) -> Floats:
-        name = next(iter(problem.budget.limits), None)
-        if name is None:
-            return np.zeros(len(self.parts), np.float32)
-        least = problem.price(self.allocation(self.narrowest), name)
-        rises = np.empty(len(self.parts))
-        for step, part in enumerate(self.parts):
-            ranks = self.narrowest.copy()
-            ranks[part] = self.counts[part] - 1
-            rises[step] = problem.price(self.allocation(ranks), name) - least
-        relative: Floats = np.nan_to_num(rises / (rises.mean() or 1)).astype(np.float32)
-        return relative
-
     def _state(self, ranks: npt.NDArray[np.integer]) -> Ranks:
         state = self._start
         for v, part in zip(self.variables, self.parts, strict=True):
@@ -309,7 +293,6 @@ class Replay:
 
     Args:
         walk: The decisions.
-        prices: What more of each goal takes from what all goals share, as in `Transitions`.
 
     Attributes:
         goals: ``n x T``; the executed goals: as far off the one that was set as the budget moved
@@ -320,9 +303,8 @@ class Replay:
         gains: ``n``; how much more than its opposite an episode was worth, or its reward.
     """
 
-    def __init__(self, walk: Walk, prices: Floats) -> None:
+    def __init__(self, walk: Walk) -> None:
         self._walk = walk
-        self._prices = prices
         self.goals = np.zeros((0, len(walk.parts)), np.float32)
         self.replayed = self.goals.copy()
         self.ranks = np.zeros((0, walk.units), np.uint8)
@@ -366,7 +348,6 @@ class Replay:
             _scaled(self.rewards - self.rewards[self.known].mean())[episode],
             self._goal_states(episode, np.where(ends, step, step + 1)),
             ends,
-            self._prices[step],
         )
 
     def _goal_states(self, episode: npt.NDArray[np.int64], step: npt.NDArray[np.int64]) -> Floats:
@@ -398,7 +379,6 @@ class Replay:
             ((1 - zeta) * intrinsic + zeta * _scaled(self.gains)[episode]).astype(np.float32),
             _with_goal(walk.kernel_states[np.where(ends, unit, after)], goal),
             ends,
-            np.zeros(_BATCH, np.float32),  # what a layer costs is for the goal agent to say
         )
 
     def relabel(self, agent: "Agent", count: int, rng: np.random.Generator) -> None:
@@ -448,8 +428,7 @@ class Learner:
         self._goal_agent = Agent(walk.goal_states.shape[1], goal_rng, config)
         config = AgentConfig(actor_lr=settings.kernel_lr, **shared)
         self._kernel_agent = Agent(walk.kernel_states.shape[1], kernel_rng, config)
-        is_shared = settings.trim == "level"  # the loop gives back nothing of what it takes
-        self._replay = Replay(walk, walk.prices * is_shared)
+        self._replay = Replay(walk)
         self._warmup = min(settings.warmup, problem.budget.evaluations // 3)
         self.episodes = Episodes(problem, settings.reward)
         self.pending = 0

@@ -64,13 +64,6 @@ def test_the_mean_of_a_decision_is_over_its_kernels():
     assert walk.means(np.arange(10.0)).tolist() == [1.5, 4, 6.5, 9]
 
 
-def test_prices_are_what_decisions_take_from_the_budget():
-    # conv1 and conv2 have equally many inputs and weights.
-    walk = walk_of(channel_problem(limits={"size": 1e6}))
-    assert walk.prices == pytest.approx([2, 0, 2, 0])  # activations are no part of the size
-    assert not walk_of(channel_problem()).prices.any()
-
-
 def test_the_allocation_of_ranks_has_one_width_per_kernel_and_one_per_activation():
     problem = channel_problem()
     allocation = walk_of(problem).allocation(np.array([0, 1, 2, 3, 2, 1, 1, 1, 1, 0]))
@@ -184,7 +177,7 @@ class Flat:
 
 def test_the_executed_goal_is_as_far_off_as_the_budget_moved_the_layer():
     walk = walk_of(channel_problem())  # four choices: a rank is a quarter
-    replay = Replay(walk, walk.prices)
+    replay = Replay(walk)
     goals = np.array([0.9, 0.9, 0.5, 0.1], np.float32)
     actions = goals[walk.decision]
     ranks = walk.chosen(actions)
@@ -198,7 +191,7 @@ def test_the_executed_goal_is_as_far_off_as_the_budget_moved_the_layer():
 
 def remembered(problem, goal, ranks, reward=1.0, gain=1.0):
     walk = walk_of(problem)
-    replay = Replay(walk, walk.prices)
+    replay = Replay(walk)
     ranks = np.asarray(ranks)
     replay.add(np.full(4, goal, np.float32), walk.actions_of(ranks), ranks)
     replay.rewards[:], replay.gains[:] = reward, gain
