@@ -12,10 +12,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from bitfront.spaces import OBJECTIVES, as_costs, hypervolume, reference_point
 from bitfront.studies.result import RESULT_FILE, StudyResult
+
+from .intervals import mean_text
 
 
 def main() -> None:
@@ -37,20 +38,13 @@ def main() -> None:
         images[trial.strategy].append(trial.images_forward)
         seconds[trial.strategy].append(trial.wall_s)
     print(f"From {sys.argv[1]}/{RESULT_FILE}.\n")
-    print("| strategy | trials | hypervolume | 95 % interval | images forward | s |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| strategy | trials | hypervolume | images forward | s |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for name, found in sorted(volumes.items(), key=lambda item: -np.mean(item[1])):
         print(
-            f"| {name} | {len(found)} | {np.mean(found):.4f} | {_interval(found)} | "
+            f"| {name} | {len(found)} | {mean_text(found, 4)} | "
             f"{np.mean(images[name]):,.0f} | {np.mean(seconds[name]):.0f} |"
         )
-
-
-def _interval(values: list[float]) -> str:
-    if len(values) < 2:
-        return ""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"± {half:.4f}"
 
 
 if __name__ == "__main__":

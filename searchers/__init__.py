@@ -5,6 +5,7 @@ are made by name with `build`. The conformance suite for strategies of your own 
 `bitfront.searchers.testing`.
 """
 
+from .autoq import AutoQ
 from .base import Searcher
 from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
@@ -34,6 +35,7 @@ from .uniform import Uniform
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "AutoQ",
     "Budget",
     "BudgetLoop",
     "BudgetSpent",

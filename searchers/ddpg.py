@@ -9,18 +9,16 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..models.threads import fixed_threads
-
-Floats = npt.NDArray[np.float32]
+from .replay import Floats, Transitions
 
 _HIDDEN = 300
 """Units of both hidden layers of both networks."""
@@ -33,6 +31,7 @@ class AgentConfig:
     Attributes:
         actor_lr: Learning rate of the actor.
         critic_lr: Learning rate of the critic.
+        actor_every: The actor learns in one of so many updates, the critic in each.
         tau: How far the target networks follow in an update.
         gamma: Discount of later rewards.
         baseline_rate: How fast the mean reward follows, that is subtracted from rewards.
@@ -40,45 +39,10 @@ class AgentConfig:
 
     actor_lr: float = 1e-4
     critic_lr: float = 1e-3
+    actor_every: int = 1
     tau: float = 0.01
     gamma: float = 1.0
     baseline_rate: float = 0.5
-
-
-@dataclass(frozen=True)
-class Transitions:
-    """Steps of an agent, one per row.
-
-    Attributes:
-        states: ``n x S``; where it was.
-        actions: ``n``, in [0, 1]; what was done, which may not be what it proposed.
-        rewards: ``n``.
-        next_states: ``n x S``; where it came to, of no importance at the end of an episode.
-        ends: ``n``; whether the episode ended there.
-    """
-
-    states: Floats
-    actions: Floats
-    rewards: Floats
-    next_states: Floats
-    ends: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of_episode(cls, states: Floats, actions: Floats, reward: float) -> Self:
-        """Return the steps of one episode, in order, each with the reward of its end.
-
-        Args:
-            states: ``n x S``, in order.
-            actions: ``n``.
-            reward: Given to every step.
-        """
-        ends = np.zeros(len(states), dtype=bool)
-        ends[-1:] = True
-        rewards = np.full(len(states), reward, dtype=np.float32)
-        return cls(states, actions, rewards, np.roll(states, -1, axis=0), ends)
-
-    def __len__(self) -> int:
-        return len(self.states)
 
 
 def truncated_normal(mean: Floats, sigma: float | Floats, rng: np.random.Generator) -> Floats:
@@ -94,58 +58,6 @@ def truncated_normal(mean: Floats, sigma: float | Floats, rng: np.random.Generat
     drawn = mean + spread * ndtri(low + rng.random(mean.shape) * (high - low))
     clipped: Floats = np.clip(np.where(np.asarray(sigma) > 0, drawn, mean), 0, 1)
     return clipped.astype(np.float32)
-
-
-class Memory:
-    """The last transitions, to be drawn from.
-
-    Args:
-        features: Numbers that describe a state.
-        capacity: Transitions that are kept; further ones take the place of the oldest.
-    """
-
-    def __init__(self, features: int, capacity: int) -> None:
-        self._rows = np.zeros((capacity, 2 * features + 3), dtype=np.float32)
-        self._features = features
-        self._added = 0
-
-    def __len__(self) -> int:
-        return min(self._added, len(self._rows))
-
-    def add(self, transitions: Transitions) -> npt.NDArray[np.int64]:
-        """Keep transitions; return their places, from which they will be gone some day."""
-        places = (self._added + np.arange(len(transitions))) % len(self._rows)
-        self._rows[places] = np.column_stack(
-            [
-                transitions.states,
-                transitions.actions,
-                transitions.rewards,
-                transitions.ends,
-                transitions.next_states,
-            ]
-        )
-        self._added += len(transitions)
-        return places
-
-    def draw(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Return the places of transitions drawn at random, each equally likely every time."""
-        return rng.integers(len(self), size=count)
-
-    def at(self, places: npt.NDArray[np.int64]) -> Transitions:
-        """Return the transitions of some places."""
-        rows, n = self._rows[places], self._features
-        return Transitions(
-            rows[:, :n], rows[:, n], rows[:, n + 1], rows[:, n + 3 :], rows[:, n + 2] > 0
-        )
-
-    def state(self) -> dict[str, Any]:
-        """Return all it keeps; `restore` is the inverse."""
-        return {"rows": self._rows[: len(self)].copy(), "added": self._added}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become the memory whose `state` this was, of as many features and the same capacity."""
-        self._rows[: len(state["rows"])] = state["rows"]
-        self._added = state["added"]
 
 
 class Agent:
@@ -171,6 +83,7 @@ class Agent:
         self._actor_optimizer = _adam(self._actor, self.config.actor_lr)
         self._critic_optimizer = _adam(self._critic, self.config.critic_lr)
         self._baseline = math.nan
+        self._updates = 0
 
     def act(self, states: Floats) -> Floats:
         """Return the actor's action in each state.
@@ -193,14 +106,21 @@ class Agent:
             error = mse_loss(self._value(self._critic, states, actions), wanted)
             error.backward()  # type: ignore[no-untyped-call]
             self._critic_optimizer.step()
-            self._actor_optimizer.zero_grad()
-            self._critic.requires_grad_(False)  # what this would teach it is of no use
-            value = self._value(self._critic, states, self._actor(states).squeeze(1)).mean()
-            (-value).backward()  # type: ignore[no-untyped-call]
-            self._critic.requires_grad_(True)
-            self._actor_optimizer.step()
-            self._follow(self._actor_target, self._actor)
-            self._follow(self._critic_target, self._critic)
+            self._updates += 1
+            if self._updates % self.config.actor_every == 0:
+                self._improve(states)
+            if self.config.gamma > 0:
+                self._follow(self._actor_target, self._actor)
+                self._follow(self._critic_target, self._critic)
+
+    def _improve(self, states: Tensor) -> None:
+        """Let the actor learn from the critic."""
+        self._actor_optimizer.zero_grad()
+        self._critic.requires_grad_(False)  # what this would teach it is of no use
+        value = self._value(self._critic, states, self._actor(states).squeeze(1)).mean()
+        (-value).backward()  # type: ignore[no-untyped-call]
+        self._critic.requires_grad_(True)
+        self._actor_optimizer.step()
 
     @torch.no_grad()
     def _returns(self, rewards: Tensor, following: Tensor, ends: Tensor) -> Tensor:
@@ -235,12 +155,14 @@ class Agent:
     def state(self) -> dict[str, Any]:
         """Return all it has learned, arrays and plain values by name; `restore` is the inverse."""
         arrays = {name: tensor.numpy().copy() for name, tensor in self._tensors().items()}
-        return {"baseline": None if math.isnan(self._baseline) else self._baseline, **arrays}
+        baseline = None if math.isnan(self._baseline) else self._baseline
+        return {"baseline": baseline, "updates": self._updates, **arrays}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the agent whose `state` this was, of as many features and the same config."""
         self._baseline = math.nan if state["baseline"] is None else state["baseline"]
+        self._updates = state["updates"]
         for name, tensor in self._tensors().items():
             tensor.copy_(torch.from_numpy(state[name]))
 

@@ -7,7 +7,7 @@ CVPR 2019, and the code of mit-han-lab/haq.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,12 @@ from ..spaces.slots import OPERANDS
 from .base import Searcher
 from .budget import limit_text
 from .budget_loop import Limits, budget_loop
-from .ddpg import Agent, AgentConfig, Floats, Memory, Transitions, truncated_normal
 from .episodes import Episodes, Reward
 from .layer_features import layer_features
 from .pricing import is_within, shown_cost
 from .problem import Problem
 from .registry import register
+from .replay import Floats, Memory, Transitions
 from .steps import (
     Widths,
     allocation_of,
@@ -34,6 +34,9 @@ from .steps import (
     widths_of,
     with_width,
 )
+
+if TYPE_CHECKING:  # torch stays out until there is something to learn
+    from .ddpg import Agent
 
 Trim = Literal["level", "loop"]
 """How an episode is made to respect the budget: `level`, or the paper's `budget_loop`."""
@@ -76,7 +79,8 @@ class Haq(Searcher):
             the paper's, which lowers them from the last to the first until they fit.
         gamma: Discount: 0 takes what an episode was worth for the worth of each of its choices, 1
             sums up what is still to come, as the paper does.
-        updates: Of the networks, for every choice made.
+        updates: Updates of the critic for every choice made.
+        actor_every: The actor learns in one of so many updates, the critic in each.
         actor_lr: Learning rate of the actor.
         critic_lr: Learning rate of the critic.
     """
@@ -87,19 +91,20 @@ class Haq(Searcher):
     warmup: int = 0
     sigma: float = 0.1
     sigma_end: float = 0.05
-    actors: int = 4
+    actors: int = 2
     reward: Reward = "loss"
     trim: Trim = "level"
     gamma: float = 0.0
     updates: float = 1.0
+    actor_every: int = 2
     actor_lr: float = 1e-3
     critic_lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or self.actors < 1 or not self.updates >= 0:
+        if self.warmup < 0 or not self.updates >= 0 or self.actors < 1 or self.actor_every < 1:
             raise StudyError(
-                "warmup and updates must not be negative and actors at least 1, got "
-                f"{self.warmup}, {self.updates} and {self.actors}"
+                "warmup and updates must not be negative, actors and actor_every at least 1, got "
+                f"{self.warmup}, {self.updates}, {self.actors} and {self.actor_every}"
             )
         if not 0 < self.sigma_end <= self.sigma or not 0 <= self.gamma <= 1:
             raise StudyError(
@@ -128,11 +133,16 @@ class _Run:
     """One search: what was learned so far, and the episodes that are under way."""
 
     def __init__(self, settings: Haq, problem: Problem) -> None:
+        from .ddpg import Agent, AgentConfig
+
         self._settings = settings
         self._problem = problem
         self._walk = Walk(problem)
         config = AgentConfig(
-            gamma=settings.gamma, actor_lr=settings.actor_lr, critic_lr=settings.critic_lr
+            gamma=settings.gamma,
+            actor_every=settings.actor_every,
+            actor_lr=settings.actor_lr,
+            critic_lr=settings.critic_lr,
         )
         # Its first weights have a generator of their own: a run that goes on has others by then.
         self.agent = Agent(self._walk.features, problem.rng.spawn(1)[0], config)
@@ -255,7 +265,7 @@ class Walk:
         return 0.0 if self._limits else (0.5 + episode * _GOLDEN) % 1.0
 
     def act(
-        self, agent: Agent, told: npt.NDArray[np.float64], noise: Floats, rng: np.random.Generator
+        self, agent: "Agent", told: npt.NDArray[np.float64], noise: Floats, rng: np.random.Generator
     ) -> Floats:
         """Return the actions of several episodes, ``n x steps``.
 
@@ -265,6 +275,8 @@ class Walk:
             noise: Noise of each.
             rng: Draws it.
         """
+        from .ddpg import truncated_normal
+
         actions = np.empty((len(told), self.steps), dtype=np.float32)
         previous = np.ones(len(told), dtype=np.float32)
         for step, variable in enumerate(self._decisions):

@@ -194,6 +194,7 @@ def tabular_problem(
     limits: Mapping[str, float] | None = None,
     widths: Sequence[int] = (2, 4, 6, 8),
     layers: Sequence[Layer] | None = None,
+    energy: EnergyModel | None = None,
     model: ModelSource | None = None,
     landscape_seed: int = 0,
     wrap: Callable[[Evaluator], Evaluator] = lambda evaluator: evaluator,
@@ -210,6 +211,7 @@ def tabular_problem(
         widths: What weights and activations of the inner layers may take.
         layers: The network's layers; `synthetic_layers` if None, which with the default widths
             makes a space of 256.
+        energy: Prices the layers, which then are its own; by `TABLE` if None.
         model: The network, for strategies that look into it.
         landscape_seed: Seed of the sensitivities.
         wrap: Makes the evaluator that is used of the one with the formula.
@@ -217,10 +219,11 @@ def tabular_problem(
         checkpoints: Keeps what the strategy saves.
         space: More for `BitSpace.build`: ``granularity``, ``pins``, ``ties`` and so on.
     """
-    layers = synthetic_layers() if layers is None else layers
-    energy = EnergyModel(load_table(TABLE), layers)
+    if energy is None:
+        layers = synthetic_layers() if layers is None else layers
+        energy = EnergyModel(load_table(TABLE), layers)
     return Problem(
-        BitSpace.build(layers, **{"weights": widths, "activations": widths, **space}),
+        BitSpace.build(energy.layers, **{"weights": widths, "activations": widths, **space}),
         energy,
         wrap(AdditiveLandscape(energy, landscape_seed)),
         Budget(evaluations, limits or {}),

@@ -7,13 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import truncnorm
 
-from bitfront.searchers.ddpg import (
-    Agent,
-    AgentConfig,
-    Memory,
-    Transitions,
-    truncated_normal,
-)
+from bitfront.searchers.ddpg import Agent, AgentConfig, truncated_normal
+from bitfront.searchers.replay import Memory, Transitions
 
 
 def rng(seed=0):
@@ -55,39 +50,6 @@ def test_no_noise_is_the_action_itself():
     assert truncated_normal(mean, 0.0, rng()).tolist() == mean.tolist()
 
 
-# Episodes and memory
-
-
-def test_every_step_of_an_episode_has_the_reward_of_its_end():
-    states = np.arange(6, dtype=np.float32).reshape(3, 2)
-    episode = Transitions.of_episode(states, np.array([0.1, 0.2, 0.3], np.float32), -1.5)
-    assert episode.rewards.tolist() == [-1.5] * 3
-    assert episode.ends.tolist() == [False, False, True]
-    assert episode.next_states[:2].tolist() == states[1:].tolist()
-
-
-def test_a_memory_returns_what_it_was_given():
-    memory, batch = Memory(3, 100), random_batch(5)
-    found = memory.at(memory.add(batch))
-    for name in ("states", "actions", "rewards", "next_states", "ends"):
-        assert np.array_equal(getattr(found, name), getattr(batch, name)), name
-
-
-def test_a_full_memory_forgets_the_oldest():
-    memory = Memory(3, 8)
-    places = [memory.add(random_batch(5, seed=seed)) for seed in range(3)]
-    assert len(memory) == 8
-    assert places[2].tolist() == [2, 3, 4, 5, 6]
-    assert np.array_equal(memory.at(places[2]).actions, random_batch(5, seed=2).actions)
-    assert np.array_equal(memory.at(places[1][-3:]).actions, random_batch(5, seed=1).actions[-3:])
-
-
-def test_only_what_is_there_is_drawn():
-    memory = Memory(3, 100)
-    memory.add(random_batch(4))
-    assert set(memory.draw(200, rng()).tolist()) == {0, 1, 2, 3}
-
-
 # Learning
 
 
@@ -115,26 +77,42 @@ def test_it_learns_which_action_is_best_in_which_state():
     assert high == pytest.approx(0.8, abs=0.1)
 
 
-def test_a_first_step_learns_from_the_reward_of_the_second():
-    """The second state says what was done in the first, and only there is a reward."""
-    draw = rng()
-    agent, memory = Agent(2, draw, AgentConfig(actor_lr=1e-3, tau=0.05)), Memory(2, 2000)
-    first = np.array([0, 0], np.float32)
-    for action in draw.random(500, dtype=np.float32):
-        second = np.array([1, action], np.float32)
-        reward = -10 * (action - 0.8) ** 2
-        memory.add(
-            Transitions(
-                np.stack([first, second]),
-                np.array([action, draw.random()], np.float32),
-                np.array([0, reward], np.float32),
-                np.stack([second, second]),
-                np.array([False, True]),
-            )
-        )
-    for _ in range(800):
-        agent.update(memory.at(memory.draw(64, draw)))
-    assert agent.act(first[None])[0] == pytest.approx(0.8, abs=0.15)
+def test_what_follows_counts_as_the_target_networks_value_it():
+    """By hand, in NumPy: r - baseline + gamma Q'(s', mu'(s')), and nothing after an end."""
+
+    def through(state, name, x):
+        for layer in (0, 2, 4):
+            x = x @ state[f"{name}.{layer}.weight"].T + state[f"{name}.{layer}.bias"]
+            x = np.maximum(x, 0) if layer < 4 else x
+        return x
+
+    agent, batch = Agent(3, rng(), AgentConfig(gamma=0.9)), random_batch(8)
+    state = agent.state()
+    action = 1 / (1 + np.exp(-through(state, "actor_target", batch.next_states)))
+    value = through(state, "critic_target", np.hstack([batch.next_states, action]))[:, 0]
+    expected = batch.rewards - batch.rewards.mean() + 0.9 * ~batch.ends * value
+    found = agent._returns(*map(torch.from_numpy, (batch.rewards, batch.next_states, batch.ends)))
+    assert found.numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_target_networks_follow_slowly():
+    agent = Agent(3, rng(), AgentConfig(gamma=1.0, tau=0.25))
+    before = agent.state()
+    agent.update(random_batch())
+    after = agent.state()
+    name = "critic{}.0.weight"
+    expected = 0.75 * before[name.format("_target")] + 0.25 * after[name.format("")]
+    assert after[name.format("_target")] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_actor_learns_in_one_of_so_many_updates():
+    agent = Agent(3, rng(), AgentConfig(actor_every=2))
+    digests = [agent.digest]
+    for seed in range(4):
+        agent.update(random_batch(seed=seed))
+        digests.append(agent.digest)
+    same = [before == after for before, after in zip(digests, digests[1:], strict=False)]
+    assert same == [True, False, True, False]
 
 
 def test_the_same_seed_and_updates_give_the_same_agent():
@@ -162,13 +140,7 @@ def test_an_agent_goes_on_from_a_state_as_if_nothing_had_happened():
 
 def test_a_state_is_arrays_and_plain_values():
     rest = {k: v for k, v in Agent(2, rng()).state().items() if not isinstance(v, np.ndarray)}
-    assert json.loads(json.dumps(rest)) == rest == {"baseline": None}
-    memory = Memory(2, 10)
-    memory.add(random_batch(4, 2))
-    again = Memory(2, 10)
-    again.restore(memory.state())
-    assert len(again) == 4
-    assert np.array_equal(again.at(np.arange(4)).states, memory.at(np.arange(4)).states)
+    assert json.loads(json.dumps(rest)) == rest == {"baseline": None, "updates": 0}
 
 
 def test_the_first_update_by_hand():
