@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_the_actor_learns_in_one_of_so_many_updates():
     for seed in range(4):
         agent.update(random_batch(seed=seed))
         digests.append(agent.digest)
-    same = [before == after for before, after in zip(digests, digests[1:], strict=False)]
+    same = [before == after for before, after in pairwise(digests)]
     assert same == [True, False, True, False]
 
 
