@@ -377,16 +377,17 @@ def level(
         for number, (variable, action) in enumerate(zip(decisions, actions.tolist(), strict=True))
         for rank in range(1, len(variable.choices))
     )
+    ranks = [variable.choices.index(width_of(widths, variable)) for variable in decisions]
     stuck = False
     while not stuck:  # a pair that is forbidden now may be allowed once the other is wider
         stuck = True
         for _, number, rank in order:
-            variable = decisions[number]
-            if variable.choices.index(width_of(widths, variable)) != rank - 1:
+            if ranks[number] != rank - 1:
                 continue
+            variable = decisions[number]
             wider = with_width(space, widths, variable, variable.choices[rank])
             if wider is not None and _fits(wider, bounds):
-                widths, stuck = wider, False
+                widths, ranks[number], stuck = wider, rank, False
     return widths
 
 
