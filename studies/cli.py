@@ -59,13 +59,14 @@ def run(
     }
     spec = load_study(study, sets, options)
     from ..models.allocator import keep_freed_memory
+    from .interrupts import interruptible
     from .progress import progress_for
     from .runner import run_study
     from .show import point_rows, render
 
     keep_freed_memory()  # the network is trained here, and measured here with workers 0
     try:
-        with progress_for(stderr()) as progress:
+        with progress_for(stderr()) as display, interruptible(display) as progress:
             result = run_study(spec, progress=progress)
     except KeyboardInterrupt:
         complain("stopped; what was measured is kept: run the same command again to go on")

@@ -22,6 +22,7 @@ from bitfront.studies import ui as ui_module
 from bitfront.studies.catalogue import CATALOGUES
 from bitfront.studies.cli import app
 from bitfront.studies.cli_write import Kind
+from bitfront.studies.progress import ProgressEvent
 from bitfront.studies.ui import Ui
 
 HEAVY = (
@@ -321,25 +322,27 @@ def test_an_impossible_budget_is_refused_before_anything_is_written(own_folder):
     assert [path.name for path in own_folder.iterdir()] == ["tiny.yaml"]
 
 
-def test_interrupting_says_how_to_go_on(monkeypatch):
+class Dropping:
+    """Raises what Ctrl-C raises where Python can only drop it."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_interrupting_says_how_to_go_on(monkeypatch, drops):
     def interrupted(spec, *, progress):
-        raise KeyboardInterrupt
+        if drops:
+            Dropping()
+        else:
+            signal.raise_signal(signal.SIGINT)
+        progress(ProgressEvent(phase="search"))
+        pytest.fail("it went on")
 
     monkeypatch.setattr(runner_module, "run_study", interrupted)
     ended = bitfront("run", "quickstart")
     assert ended.exit_code == 130
     assert "run the same command again" in ended.stderr
-
-
-def interrupt(process):
-    """Send SIGINT until the process ends: Python drops one that falls into a finalizer."""
-    for _ in range(3):
-        process.send_signal(signal.SIGINT)
-        try:
-            return process.communicate(timeout=10)[1]
-        except subprocess.TimeoutExpired:
-            continue
-    return process.communicate(timeout=60)[1]
 
 
 @pytest.mark.slow
@@ -352,7 +355,8 @@ def test_a_study_goes_on_after_ctrl_c():
         if line.startswith("searching: "):
             break
     time.sleep(0.5)
-    said = interrupt(process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in said
     assert said.splitlines()[-1].endswith("run the same command again to go on")
