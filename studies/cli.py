@@ -59,6 +59,7 @@ def run(
     }
     spec = load_study(study, sets, options)
     from ..models.allocator import keep_freed_memory
+    from .findings import without_trace
     from .interrupts import interruptible
     from .progress import progress_for
     from .runner import run_study
@@ -72,7 +73,9 @@ def run(
         complain("stopped; what was measured is kept: run the same command again to go on")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        trials = [trial.to_dict() for trial in result.trials]
+        trials = [
+            trial.to_dict() | {"findings": without_trace(trial.findings)} for trial in result.trials
+        ]
         folder = str(spec.folder)
         print_json({"folder": folder, "trials": trials, "points": point_rows(result.points)})
     else:

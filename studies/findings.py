@@ -113,6 +113,11 @@ def trace_of(findings: Mapping[str, Any]) -> Trace | None:
         return None
 
 
+def without_trace(findings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return findings without what a strategy logged step by step, which may be megabytes."""
+    return {name: value for name, value in findings.items() if name != TRACE}
+
+
 def notes_of(findings: Mapping[str, Any]) -> list[str]:
     """Return the sentences that a strategy wants whoever reads the result to know."""
     said = findings.get("notes")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..spaces import METRICS, Measurement
 from .figures import write_figures
-from .findings import TRACE, agreement, trace_of
+from .findings import agreement, trace_of, without_trace
 from .mlflow_runs import Runs, metric_key, text_of
 from .mlflow_store import (
     artifact_root,
@@ -252,7 +252,7 @@ def findings_rows(trials: Iterable[TrialRecord]) -> list[dict[str, object]]:
     """
     rows: list[dict[str, object]] = []
     for trial in trials:
-        if told := {name: value for name, value in trial.findings.items() if name != TRACE}:
+        if told := without_trace(trial.findings):
             found = agreement(trial.predictions)
             rows.append(
                 {

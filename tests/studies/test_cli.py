@@ -57,6 +57,23 @@ class Surrender(Searcher):
 """
 
 
+DIARY = """\
+from dataclasses import dataclass
+
+from bitfront.searchers import Searcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diary(Searcher):
+    summary = "Logs one step."
+
+    def search(self, problem):
+        (measured,) = problem.evaluate([problem.space.uniform(8)])
+        problem.log("step", measured.allocation, accuracy=measured.accuracy)
+        problem.findings["steps"] = 1
+"""
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     """Every test has its own folder, cache and no store of somebody else's."""
@@ -308,6 +325,17 @@ def test_a_failing_strategy_is_told_and_ends_with_exit_code_1(monkeypatch, own_f
     assert statuses == {"uniform": ("done", None), "mine": ("failed", "RuntimeError: no idea")}
     assert {point["strategy"] for point in said["points"]} == {"uniform", "mine"}
     assert "mine, seed 0 failed: RuntimeError: no idea" in bitfront("show", "tiny").stdout
+
+
+def test_what_was_logged_step_by_step_is_in_the_result_and_not_printed(monkeypatch, own_folder):
+    (own_folder / "diary_module.py").write_text(DIARY)
+    monkeypatch.syspath_prepend(own_folder)
+    Path("tiny.yaml").write_text(TINY.replace("{name: random}", "{name: 'diary_module:Diary'}"))
+    _, printed = answer("run", "tiny.yaml")["trials"]
+    assert printed["findings"] == {"steps": 1}
+    _, kept = StudyResult.load(Path("bitfront-runs/tiny")).trials
+    assert kept.findings["trace"]["step"] == "step"
+    assert printed == kept.to_dict() | {"findings": {"steps": 1}}
 
 
 def test_an_impossible_budget_is_refused_before_anything_is_written(own_folder):

@@ -15,6 +15,7 @@ from bitfront.studies.findings import (
     predictions,
     solver_text,
     trace_of,
+    without_trace,
 )
 
 
@@ -97,6 +98,11 @@ def test_what_was_logged_is_read_back():
 def test_what_is_no_trace_is_not_drawn(logged):
     assert trace_of({"trace": logged}) is None
     assert trace_of({}) is None
+
+
+def test_findings_without_the_trace_are_all_others():
+    assert without_trace({"notes": ["a"], "trace": {"step": "epoch"}}) == {"notes": ["a"]}
+    assert without_trace({}) == {}
 
 
 def test_notes_are_sentences():
