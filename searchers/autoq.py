@@ -20,7 +20,7 @@ from ..spaces.slots import OPERANDS
 from .base import Searcher
 from .channel_budget import ChannelBudget, Ranks
 from .episodes import Episodes, Reward
-from .kernel_features import kernel_features
+from .kernel_features import halvings_above_mean, kernel_features
 from .layer_features import layer_features
 from .problem import Problem
 from .registry import register
@@ -39,6 +39,9 @@ _CANDIDATES = 8
 
 _GOAL_SPREAD = 0.1
 """Standard deviation of these around the one that was reached."""
+
+_UPDATES_PER_GOAL = 4
+"""Updates for each goal that is relabelled, which takes a few times as long as an update."""
 
 _WIDEN = 1.1
 """How much wider the noise gets with every batch of episodes that brings nothing new."""
@@ -75,6 +78,9 @@ class AutoQ(Searcher):
         opposite: Whether every second episode repeats the goals of the one before with the
             opposite noise of the kernel agent, which is then rewarded for the difference.
         statistics: Whether the kernel agent is told of the weights, where there is a network.
+        prior: Choices by which a kernel is at first given more than one whose largest weight is
+            half as large: 1 is what rounding noise asks for, 0 begins at the goal. It takes a
+            network, and ``statistics``.
         relabel: Whether replayed goals are those that explain best what the kernel agent did.
         actors: Episodes that are measured at a time.
         warmup: First episodes, with random goals; at most a third of all.
@@ -84,7 +90,9 @@ class AutoQ(Searcher):
         zeta: Weight of the episode's reward for the kernel agent in the beginning; the rest is
             that of meeting goals.
         zeta_end: The same in the end.
-        updates: Steps of learning by new episode and decision.
+        updates: Updates of the goal agent's critic for every new decision, and of the kernel
+            agent's for every new decision about kernels.
+        actor_every: The actors learn in one of so many updates, the critics in each.
         gamma: Discount; 0 gives every step the reward of its episode and nothing else.
         goal_lr: Learning rate of the goal agent's actor.
         kernel_lr: Learning rate of the kernel agent's actor.
@@ -105,35 +113,37 @@ class AutoQ(Searcher):
     exploration: Literal["features", "independent"] = "features"
     opposite: bool = True
     statistics: bool = True
+    prior: float = 1.0
     relabel: bool = True
     actors: int = 2
     warmup: int = 0
-    sigma: float = 0.25
-    kernel_sigma: float = 0.35
-    decay: float = 0.2
+    sigma: float = 0.7
+    kernel_sigma: float = 0.2
+    decay: float = 0.5
     zeta: float = 0.1
     zeta_end: float = 0.8
-    updates: float = 0.5
+    updates: float = 0.75
+    actor_every: int = 2
     gamma: float = 0.0
-    goal_lr: float = 1e-4
+    goal_lr: float = 1e-3
     kernel_lr: float = 1e-3
     critic_lr: float = 1e-3
     tau: float = 0.01
     baseline_rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.actors < 1 or self.warmup < 0 or self.updates < 0:
-            raise StudyError("autoq needs actors >= 1, warmup >= 0 and updates >= 0")
+        if min(self.actors, self.actor_every) < 1 or min(self.warmup, self.updates) < 0:
+            raise StudyError("autoq needs actors and actor_every >= 1, and warmup and updates >= 0")
         for name in ("zeta", "zeta_end", "gamma", "tau", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise StudyError(f"autoq: {name} must be in [0, 1], got {getattr(self, name)!r}")
-        for name in ("sigma", "kernel_sigma", "goal_lr", "kernel_lr", "critic_lr"):
+        for name in ("sigma", "kernel_sigma", "prior", "goal_lr", "kernel_lr", "critic_lr"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise StudyError(f"autoq: {name} must be 0 or more, got {getattr(self, name)!r}")
 
     def search(self, problem: Problem) -> None:
         """Spend the budget on episodes, and learn from each."""
-        walk = Walk(problem, self.statistics)
+        walk = Walk(problem, self.statistics, self.prior)
         if not walk.units:  # everything is pinned
             problem.evaluate([walk.allocation(walk.narrowest)])
             return
@@ -157,6 +167,7 @@ class Walk:
     Args:
         problem: Its space, its limits, and its network if it has one.
         statistics: Whether the network's weights are looked at.
+        prior: Choices for each halving of a kernel's largest weight.
 
     Attributes:
         variables: For each decision its index among the variables of the space.
@@ -167,10 +178,11 @@ class Walk:
         goal_states: ``T x S`` state of the goal agent, but for the previous action.
         kernel_states: ``units x S`` state of the kernel agent, but for the goal.
         directions: ``units x F`` features along which noise varies over the kernels of a decision.
+        prior: ``units``; how far above the goal each unit begins, on average over a layer 0.
         narrowest: The rank of each unit in the narrowest widths.
     """
 
-    def __init__(self, problem: Problem, statistics: bool) -> None:
+    def __init__(self, problem: Problem, statistics: bool, prior: float = 0.0) -> None:
         self._space = space = problem.space
         self._has_limits = bool(problem.budget.limits)
         self._budget = ChannelBudget(space, problem.pricing, problem.budget.limits)
@@ -209,6 +221,8 @@ class Walk:
             np.repeat(of_layers, sizes, axis=0), np.concatenate(features), np.zeros(self.units)
         )
         self.directions = np.concatenate([_standardised(rows) for rows in features])
+        halvings = np.concatenate([halvings_above_mean(rows) for rows in features])
+        self.prior = (prior * halvings / self.counts).astype(np.float32)
 
     def units_of(self, ranks: Ranks) -> npt.NDArray[np.int64]:
         """Return the rank of each unit."""
@@ -375,7 +389,7 @@ class Replay:
         intrinsic = -walk.counts[unit] * np.abs(goal - reached)
         return Transitions(
             _with_goal(walk.kernel_states[unit], goal),
-            _difference(actions[np.arange(_BATCH), unit], goal),
+            _difference(actions[np.arange(_BATCH), unit], goal + walk.prior[unit]),
             ((1 - zeta) * intrinsic + zeta * _scaled(self.gains)[episode]).astype(np.float32),
             _with_goal(walk.kernel_states[np.where(ends, unit, after)], goal),
             ends,
@@ -399,7 +413,10 @@ class Replay:
             around = actions.mean() + _GOAL_SPREAD * rng.standard_normal(_CANDIDATES)
             goals = np.array([self.goals[episode, step], actions.mean(), *np.clip(around, 0, 1)])
             self.replayed[episode, step] = likeliest_goal(
-                agent, walk.kernel_states[walk.parts[step]], actions, goals.astype(np.float32)
+                agent,
+                walk.kernel_states[walk.parts[step]],
+                actions - walk.prior[walk.parts[step]],
+                goals.astype(np.float32),
             )
 
 
@@ -420,7 +437,8 @@ class Learner:
 
         self._settings, self._walk, self._problem = settings, walk, problem
         shared = {
-            name: getattr(settings, name) for name in ("critic_lr", "tau", "gamma", "baseline_rate")
+            name: getattr(settings, name)
+            for name in ("critic_lr", "tau", "gamma", "baseline_rate", "actor_every")
         }
         # First weights have generators of their own: a run that goes on has others by then.
         goal_rng, kernel_rng = problem.rng.spawn(2)
@@ -502,7 +520,7 @@ class Learner:
             actions[part] = done[step]
             if walk.is_kernelwise[step]:
                 told = _with_goal(walk.kernel_states[part], done[step])
-                actions[part] += self._kernel_agent.act(told) - 0.5 + noise[part]
+                actions[part] += walk.prior[part] + self._kernel_agent.act(told) - 0.5 + noise[part]
             np.clip(actions[part], 0, 1, out=actions[part])
             if step + 1 < len(states):
                 states[step + 1, _PREVIOUS] = actions[part].mean()
@@ -551,11 +569,11 @@ class Learner:
         count = round(settings.updates * len(walk.parts) * episodes)
         zeta = settings.zeta + (settings.zeta_end - settings.zeta) * self._progress
         if settings.relabel and walk.is_kernelwise.any():
-            self._replay.relabel(self._kernel_agent, count, rng)
+            self._replay.relabel(self._kernel_agent, count // _UPDATES_PER_GOAL, rng)
         for _ in range(count):
             self._goal_agent.update(self._replay.goal_steps(rng))
-            if walk.is_kernelwise.any():
-                self._kernel_agent.update(self._replay.kernel_steps(zeta, rng))
+        for _ in range(round(count * float(walk.is_kernelwise.mean()))):
+            self._kernel_agent.update(self._replay.kernel_steps(zeta, rng))
 
     def state(self) -> dict[str, Any]:
         """Return all that a search goes on with; `restore` is the inverse."""
@@ -586,7 +604,7 @@ def likeliest_goal(agent: "Agent", states: Floats, actions: Floats, goals: Float
     Args:
         agent: The kernel agent.
         states: ``n x S``; of the kernels of a layer.
-        actions: ``n``; what was done.
+        actions: ``n``; what was done, less what was done without the agent.
         goals: Candidates; of equal ones the first wins.
     """
     told = np.concatenate([_with_goal(states, goal) for goal in goals])

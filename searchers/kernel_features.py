@@ -45,6 +45,27 @@ def kernel_features(layer: Layer, kernels: int, model: "QuantizedModel | None" =
     return np.column_stack(columns).astype(np.float32)
 
 
+def halvings_above_mean(features: Features) -> npt.NDArray[np.float64]:
+    """Return how many times larger than usual in the layer each kernel's largest weight is.
+
+    Rounding errors of a kernel are proportional to its range, and halve with each bit. Their sum
+    over the kernels is least, for a number of bits in all, if each has as many more bits as its
+    range is halvings above the (geometric) mean: reverse water-filling (Cover and Thomas, Elements
+    of Information Theory, 2nd ed., section 10.3.3).
+
+    Args:
+        features: Of the kernels of a layer, as `kernel_features` returns them.
+
+    Returns:
+        One number for each kernel, their mean 0; zeros where nothing is known of the weights.
+    """
+    if features.shape[1] == 1:
+        return np.zeros(len(features))
+    octaves = _OCTAVES * features[:, 1].astype(np.float64)
+    found: npt.NDArray[np.float64] = octaves - octaves.mean()
+    return found
+
+
 def _octaves(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return how far values are below the largest, from 1 down to 0."""
     largest = values.max()
