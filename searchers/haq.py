@@ -101,17 +101,17 @@ class Haq(Searcher):
     critic_lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or not self.updates >= 0 or self.actors < 1 or self.actor_every < 1:
+        if self.warmup < 0 or not 0 <= self.updates < math.inf or self.actors < 1 or self.actor_every < 1:
             raise StudyError(
                 "warmup and updates must not be negative, actors and actor_every at least 1, got "
                 f"{self.warmup}, {self.updates}, {self.actors} and {self.actor_every}"
             )
-        if not 0 < self.sigma_end <= self.sigma or not 0 <= self.gamma <= 1:
+        if not 0 < self.sigma_end <= self.sigma < math.inf or not 0 <= self.gamma <= 1:
             raise StudyError(
                 "the noise must fall from sigma to a positive sigma_end and gamma be in [0, 1], "
                 f"got {self.sigma}, {self.sigma_end} and {self.gamma}"
             )
-        if not (self.actor_lr > 0 and self.critic_lr > 0):
+        if not (0 < self.actor_lr < math.inf and 0 < self.critic_lr < math.inf):
             raise StudyError(
                 f"learning rates must be positive, got {self.actor_lr} and {self.critic_lr}"
             )

@@ -20,6 +20,7 @@ EXPECTED = {
     # patch embedding, 5 blocks of qkv, 2 matmuls, projection, 2 MLP layers, and the head
     "mnist-vit": ((1, 28, 28), 10, 1 + 5 * 6 + 1),
     "cifar10-resnet20": ((3, 32, 32), 10, 20),
+    "cifar10-resnet20-channels": ((3, 32, 32), 10, 20),
     "cifar10-resnet20-learned": ((3, 32, 32), 10, 20),
     "cifar10-resnet20-strategies": ((3, 32, 32), 10, 20),
     "cifar10-resnet20-weights": ((3, 32, 32), 10, 20),
