@@ -26,6 +26,9 @@ booleans, numbers of any size, text, lists, mappings with text as keys)."""
 Asked = tuple[tuple[BitAllocation, float], ...]
 """What was asked for, in order, each with its fidelity."""
 
+_DAMAGE = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+"""What reading bytes that are damaged may raise."""
+
 _VALUES = "checkpoint"
 _STATE = "state."
 _ASKED = "asked."
@@ -113,18 +116,24 @@ class Checkpoint:
                 if name.startswith(_STATE)
             }
             return cls(
-                {**values["state"], **arrays},
+                {**_mapping(values, "state"), **arrays},
                 _unpacked(values["layers"], tensors),
                 values["rng"],
-                values["trace"],
-                values["findings"],
+                None if values["trace"] is None else _mapping(values, "trace"),
+                _mapping(values, "findings"),
                 int(values["images_forward"]),
                 int(values["images_backward"]),
             )
         except StudyError:
             raise
-        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except _DAMAGE as error:
             raise StudyError(f"it is damaged: {type(error).__name__}: {error}") from error
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if not isinstance(value := values[name], Mapping):
+        raise TypeError(f"{name} must be a mapping, got {type(value).__name__}")
+    return value
 
 
 def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -97,3 +97,21 @@ def test_damage_is_noticed():
             Checkpoint.from_bytes(damaged)
     with pytest.raises(StudyError, match="it has version 9, expected 1"):
         Checkpoint.from_bytes(whole.replace(rb"\"version\": 1", rb"\"version\": 9"))
+
+
+@pytest.mark.parametrize("field", ["trace", "findings"])
+@pytest.mark.parametrize("value", [[], [["a", 1]], "a", 3], ids=repr)
+def test_what_is_no_mapping_is_damage(field, value):
+    with pytest.raises(StudyError, match=f"it is damaged: .*{field} must be a mapping, got"):
+        again(checkpoint(**{field: value}))
+
+
+def test_a_state_that_is_no_mapping_is_damage():
+    data = checkpoint().to_bytes()
+    with pytest.raises(StudyError, match=r"it is damaged: .*state must be a mapping, got list"):
+        Checkpoint.from_bytes(data.replace(rb"\"state\": {}", rb"\"state\": []"))
+
+
+def test_a_number_of_images_without_end_is_damage():
+    with pytest.raises(StudyError, match="it is damaged"):
+        again(checkpoint(images_forward=float("inf")))

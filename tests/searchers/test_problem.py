@@ -6,6 +6,7 @@ import pytest
 
 from bitfront.energy import EnergyModel, load_table
 from bitfront.searchers import Budget, BudgetSpent, Problem
+from bitfront.searchers.checkpoint import Checkpoint
 from bitfront.searchers.synthetic import AdditiveLandscape, KeptCheckpoint, tabular_problem
 from bitfront.spaces import (
     OBJECTIVES,
@@ -295,10 +296,13 @@ def test_what_does_not_fit_is_left_and_the_trial_starts_over(options, reason):
 
 
 def test_what_is_damaged_is_left_and_the_trial_starts_over():
-    problem = tabular_problem(checkpoints=KeptCheckpoint(b"no checkpoint"))
-    problem.resume()
-    assert problem.saved is None
-    assert "it is damaged" in problem.findings["notes"][0]
+    kept, _ = interrupted()
+    listed = replace(Checkpoint.from_bytes(kept.data), findings=["a"]).to_bytes()
+    for damaged in (b"no checkpoint", listed):
+        problem = tabular_problem(checkpoints=KeptCheckpoint(damaged))
+        problem.resume()
+        assert (problem.history, problem.saved) == ([], None)
+        assert "it is damaged" in problem.findings["notes"][0]
 
 
 # Randomness and the network
