@@ -190,7 +190,7 @@ class Ledger:
     def plan(self, trials: Sequence[TrialRow]) -> None:
         """Set the trials of a run, in place of those of an earlier one.
 
-        Evaluations stay, and checkpoints.
+        Evaluations stay, and checkpoints of trials that are planned again.
         """
         with self._db:
             self._db.execute("DELETE FROM asks")
@@ -199,6 +199,7 @@ class Ledger:
                 "INSERT INTO trials (id, position, strategy, budget, seed) VALUES (?, ?, ?, ?, ?)",
                 [(t.id, index, t.strategy, t.budget, t.seed) for index, t in enumerate(trials)],
             )
+            self._db.execute("DELETE FROM checkpoints WHERE trial NOT IN (SELECT id FROM trials)")
 
     def begin(self, trial: str) -> None:
         """Mark a trial as running; one that begins again forgets what it had asked."""

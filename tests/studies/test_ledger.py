@@ -150,6 +150,16 @@ def test_a_checkpoint_is_kept_until_its_trial_is_done(ledger):
     assert ledger.checkpoint("b", "s") == b"other"
 
 
+def test_checkpoints_of_trials_that_are_planned_no_more_are_removed(ledger):
+    a, b = (TrialRow(name, name, "1 evaluations", 0) for name in ("a", "b"))
+    ledger.plan([a, b])
+    ledger.put_checkpoint("a", "s", b"of a")
+    ledger.put_checkpoint("b", "s", b"of b")
+    ledger.plan([b])
+    assert ledger.checkpoint("a", "s") is None
+    assert ledger.checkpoint("b", "s") == b"of b"
+
+
 def test_a_checkpoint_of_another_signature_is_none_and_makes_room(ledger):
     ledger.put_checkpoint("a", "s", b"old")
     assert ledger.checkpoint("a", "t") is None
