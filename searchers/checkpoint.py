@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from ..spaces import BitAllocation, StudyError
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 """Version of the format; a checkpoint of another one is not read."""
 
 State = Mapping[str, Any]
@@ -59,6 +59,7 @@ class Checkpoint:
         findings: What had been found; arrays come back as lists.
         images_forward: Images that had been passed through the network.
         images_backward: Images that had been passed backward.
+        wall_s: Seconds the trial had taken.
     """
 
     state: State
@@ -68,6 +69,7 @@ class Checkpoint:
     findings: Mapping[str, Any]
     images_forward: int
     images_backward: int
+    wall_s: float
 
     def to_bytes(self) -> bytes:
         """Return the checkpoint as bytes.
@@ -89,6 +91,7 @@ class Checkpoint:
             "findings": _plain(self.findings, "what is in the findings", arrays=True),
             "images_forward": self.images_forward,
             "images_backward": self.images_backward,
+            "wall_s": self.wall_s,
         }
         tensors = {_STATE + name: _contiguous(array) for name, array in arrays.items()}
         tensors |= {_ASKED + name: array for name, array in _packed(self.asked).items()}
@@ -123,6 +126,7 @@ class Checkpoint:
                 _mapping(values, "findings"),
                 int(values["images_forward"]),
                 int(values["images_backward"]),
+                float(values["wall_s"]),
             )
         except StudyError:
             raise

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -153,6 +154,15 @@ class Problem:
         self._checkpoints = checkpoints
         self._label = label
         self._saved: State | None = None
+        self._started = time.monotonic()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds the trial has taken so far, with those of an interrupted run up to its last save.
+
+        Nothing should be decided by it: the same trial would ask otherwise another time.
+        """
+        return time.monotonic() - self._started
 
     @property
     def remaining(self) -> int:
@@ -360,6 +370,7 @@ class Problem:
             self.findings,
             self.images_forward,
             self.images_backward,
+            self.wall_s,
         )
         self._checkpoints.put(checkpoint.to_bytes())
 
@@ -398,6 +409,7 @@ class Problem:
         self.findings = dict(checkpoint.findings)
         self.images_forward = checkpoint.images_forward
         self.images_backward = checkpoint.images_backward
+        self._started -= checkpoint.wall_s
         self._saved = checkpoint.state
 
     def _require_fitting(self, checkpoint: Checkpoint) -> None:

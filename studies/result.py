@@ -67,7 +67,7 @@ class TrialRecord:
         evaluations: Evaluations it was charged for, repeated ones included.
         images_forward: Images those evaluations ran on, and those the strategy passed through the
             network itself.
-        wall_s: Seconds from its start to its end.
+        wall_s: Seconds from its start to its end; if it was interrupted, without those between.
         status: ``failed`` if the strategy raised; what it had measured by then still counts.
         error: What it raised; None if it ended normally.
         images_backward: Images it passed backward.

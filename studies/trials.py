@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -150,7 +149,6 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
         desk: Where its questions go.
         model: The network, for strategies that look into it.
     """
-    started = time.monotonic()
     desk.begin(trial.id)
 
     def evaluator(
@@ -171,4 +169,4 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
     if problem.trace is not None:
         findings[TRACE] = problem.trace.to_dict()
     own = OwnWork(problem.images_forward, problem.images_backward, findings)
-    desk.end(trial.id, time.monotonic() - started, error, own)
+    desk.end(trial.id, problem.wall_s, error, own)

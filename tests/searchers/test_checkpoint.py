@@ -22,6 +22,7 @@ def checkpoint(**fields):
         "findings": {"notes": ["a"], "predicted": {"k": 1 / 3}},
         "images_forward": 2**40,
         "images_backward": 7,
+        "wall_s": 0.1,
     }
     return Checkpoint(**{**values, **fields})
 
@@ -95,8 +96,8 @@ def test_damage_is_noticed():
     for damaged in (b"", b"SQLite format 3", whole[:50], whole[:-1], renamed):
         with pytest.raises(StudyError, match="it is damaged"):
             Checkpoint.from_bytes(damaged)
-    with pytest.raises(StudyError, match="it has version 9, expected 1"):
-        Checkpoint.from_bytes(whole.replace(rb"\"version\": 1", rb"\"version\": 9"))
+    with pytest.raises(StudyError, match="it has version 9, expected 2"):
+        Checkpoint.from_bytes(whole.replace(rb"\"version\": 2", rb"\"version\": 9"))
 
 
 @pytest.mark.parametrize("field", ["trace", "findings"])

@@ -252,6 +252,23 @@ def test_what_was_done_after_the_last_save_is_done_again():
     assert "late" not in after.findings
 
 
+def test_seconds_go_on_from_the_last_save(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    kept = KeptCheckpoint()
+    before = tabular_problem(checkpoints=kept)
+    now += 7
+    before.save({})
+    now += 1000  # lost, and then nothing ran
+    after = tabular_problem(checkpoints=kept)
+    now += 2
+    assert (before.wall_s, after.wall_s) == (1009, 2)
+    after.resume()
+    assert after.wall_s == 9
+    after.save({})
+    assert Checkpoint.from_bytes(kept.data).wall_s == 9
+
+
 def test_questions_are_asked_again_in_order_and_at_their_fidelity():
     kept, before = interrupted()
     calls = []

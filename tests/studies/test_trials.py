@@ -34,7 +34,7 @@ class Desk:
 
     def end(self, trial, wall_s, error, own):
         assert wall_s >= 0
-        self.own = own
+        self.wall_s, self.own = wall_s, own
         self.log.append(("end", trial, error))
 
     def scores(self, signature):
@@ -209,18 +209,25 @@ class Saving(Searcher):
 """
 
 
-def test_a_trial_that_was_interrupted_goes_on_and_one_of_other_code_does_not(tmp_path, monkeypatch):
+class Short(Desk):
+    """Is interrupted at the fourth question."""
+
+    def evaluate(self, requests, trial=None):
+        if sum(entry[0] == "evaluate" for entry in self.log) == 3:
+            raise KeyboardInterrupt
+        return super().evaluate(requests, trial)
+
+
+@pytest.fixture
+def saving(tmp_path, monkeypatch):
+    """A trial of a strategy that saves after every question."""
     (tmp_path / "saving.py").write_text(SAVING)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "saving", raising=False)
-    saving = trial("saving:Saving")
+    return trial("saving:Saving")
 
-    class Short(Desk):
-        def evaluate(self, requests, trial=None):
-            if sum(entry[0] == "evaluate" for entry in self.log) == 3:
-                raise KeyboardInterrupt
-            return super().evaluate(requests, trial)
 
+def test_a_trial_that_was_interrupted_goes_on_and_one_of_other_code_does_not(saving, tmp_path):
     short = Short()
     with pytest.raises(KeyboardInterrupt):
         run_trial(saving, GROUND, short, None)
@@ -232,6 +239,27 @@ def test_a_trial_that_was_interrupted_goes_on_and_one_of_other_code_does_not(tmp
     anew = Desk(kept=dict(short.kept))
     run_trial(saving, GROUND, anew, None)
     assert [entry[2] for entry in anew.log[1:-1]] == [1] * 5
+
+
+def test_the_seconds_of_a_trial_are_those_of_all_its_parts(saving, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    ask = Desk.evaluate
+
+    def evaluate(self, requests, trial=None):
+        nonlocal now
+        now += 1
+        return ask(self, requests, trial)
+
+    monkeypatch.setattr(Desk, "evaluate", evaluate)
+    short = Short()
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(saving, GROUND, short, None)
+    now += 1000
+    again = Desk(kept=short.kept)
+    run_trial(saving, GROUND, again, None)
+    assert [entry[2] for entry in again.log[1:-1]] == [3, 1, 1]
+    assert again.wall_s == 3 + 3
 
 
 @pytest.mark.parametrize("raised", ["RuntimeError('no idea')", "SystemExit('no idea')"])
