@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..spaces import BitAllocation, InfeasibleError, OutOfTimeError
+from ..spaces import BitAllocation, BitSpace, InfeasibleError, OutOfTimeError
 from .additive import AdditiveModel, Curve, Solution
 from .pricing import SLACK, Pricing, is_within
 from .problem import Problem
@@ -79,6 +79,29 @@ def solve_within(
             return solution
         for name in beyond:
             most[name] = solution.costs[name] * (1 - 10 * SLACK)
+
+
+def cheapest_within(
+    space: BitSpace, pricing: Pricing, limits: Mapping[str, float]
+) -> BitAllocation:
+    """Return an allocation with one width per layer that is within all limits, a cheap one.
+
+    It is the cheapest by the first limit or, where that is not within the others, by the sum of all
+    costs, each relative to its limit.
+
+    Args:
+        space: Where to look; of a per-channel space the layer-wise corner.
+        pricing: What allocations cost.
+        limits: Name of a cost -> the largest acceptable price; at least one.
+
+    Raises:
+        InfeasibleError: If there is none.
+    """
+    _, cheapest = space.minimum(pricing.layer_costs(next(iter(limits))))
+    if pricing.allows(cheapest, limits):
+        return cheapest
+    shares = np.sum([pricing.layer_costs(name) / limits[name] for name in limits], axis=0)
+    return solve_within(pricing, AdditiveModel(space.layerwise(), shares), limits, 60.0).allocation
 
 
 def _at_other_costs(

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces import BitAllocation, StudyError
+from ..spaces import KNOWN_WIDTHS, BitAllocation, InfeasibleError, Measurement, StudyError
 from ..spaces.slots import OPERANDS
+from .additive_search import cheapest_within
 from .base import Searcher
 from .channel_budget import ChannelBudget, Ranks
-from .episodes import Episodes, Reward
+from .episodes import Episodes, Reward, quality
 from .kernel_features import halvings_above_mean, kernel_features
 from .layer_features import layer_features
 from .problem import Problem
@@ -78,9 +79,9 @@ class AutoQ(Searcher):
         opposite: Whether every second episode repeats the goals of the one before with the
             opposite noise of the kernel agent, which is then rewarded for the difference.
         statistics: Whether the kernel agent is told of the weights, where there is a network.
-        prior: Choices by which a kernel is at first given more than one whose largest weight is
-            half as large: 1 is what rounding noise asks for, 0 begins at the goal. It takes a
-            network, and ``statistics``.
+        prior: Bits by which a kernel is at first given more than one whose largest weight is half
+            as large: 1 is what rounding noise asks for, 0 begins at the goal. It takes a network,
+            and ``statistics``.
         relabel: Whether replayed goals are those that explain best what the kernel agent did.
         actors: Episodes that are measured at a time.
         warmup: First episodes, with random goals; at most a third of all.
@@ -132,12 +133,15 @@ class AutoQ(Searcher):
     baseline_rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.actors, self.actor_every) < 1 or min(self.warmup, self.updates) < 0:
-            raise StudyError("autoq needs actors and actor_every >= 1, and warmup and updates >= 0")
-        for name in ("zeta", "zeta_end", "gamma", "tau", "decay"):
+        if min(self.actors, self.actor_every) < 1 or self.warmup < 0:
+            raise StudyError("autoq needs actors and actor_every >= 1, and warmup >= 0")
+        for name in ("zeta", "zeta_end", "gamma", "tau", "decay", "baseline_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise StudyError(f"autoq: {name} must be in [0, 1], got {getattr(self, name)!r}")
-        for name in ("sigma", "kernel_sigma", "prior", "goal_lr", "kernel_lr", "critic_lr"):
+        for name in (
+            *("sigma", "kernel_sigma", "prior", "updates"),
+            *("goal_lr", "kernel_lr", "critic_lr"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise StudyError(f"autoq: {name} must be 0 or more, got {getattr(self, name)!r}")
 
@@ -145,7 +149,9 @@ class AutoQ(Searcher):
         """Spend the budget on episodes, and learn from each."""
         walk = Walk(problem, self.statistics, self.prior)
         if not walk.units:  # everything is pinned
-            problem.evaluate([walk.allocation(walk.narrowest)])
+            Episodes(problem, quality(self.reward, problem.baseline)).measure(
+                [problem.space.uniform(KNOWN_WIDTHS[-1])]
+            )
             return
         learner = Learner(self, walk, problem)
         if problem.saved is not None:
@@ -167,7 +173,7 @@ class Walk:
     Args:
         problem: Its space, its limits, and its network if it has one.
         statistics: Whether the network's weights are looked at.
-        prior: Choices for each halving of a kernel's largest weight.
+        prior: Bits for each halving of a kernel's largest weight.
 
     Attributes:
         variables: For each decision its index among the variables of the space.
@@ -179,10 +185,10 @@ class Walk:
         kernel_states: ``units x S`` state of the kernel agent, but for the goal.
         directions: ``units x F`` features along which noise varies over the kernels of a decision.
         prior: ``units``; how far above the goal each unit begins, on average over a layer 0.
-        narrowest: The rank of each unit in the narrowest widths.
+        cheapest: The rank of each unit in a cheap allocation within the limits.
     """
 
-    def __init__(self, problem: Problem, statistics: bool, prior: float = 0.0) -> None:
+    def __init__(self, problem: Problem, statistics: bool, prior: float) -> None:
         self._space = space = problem.space
         self._has_limits = bool(problem.budget.limits)
         self._budget = ChannelBudget(space, problem.pricing, problem.budget.limits)
@@ -204,8 +210,13 @@ class Walk:
         self.units = int(ends[-1])
         self.counts = np.repeat([len(variable.choices) for variable in chosen], sizes)
         self.decision = np.repeat(np.arange(len(chosen)), sizes)
-        self._start = self._budget.ranks(space.uniform(2))
-        self.narrowest = self.units_of(self._start)
+        limits = problem.budget.limits
+        self._start = self._budget.ranks(
+            cheapest_within(space, problem.pricing, limits)
+            if limits
+            else space.uniform(KNOWN_WIDTHS[0])
+        )
+        self.cheapest = self.units_of(self._start)
         if not self.units:
             return
         layers = [slots[v].layer for v in self.variables]
@@ -222,7 +233,9 @@ class Walk:
         )
         self.directions = np.concatenate([_standardised(rows) for rows in features])
         halvings = np.concatenate([halvings_above_mean(rows) for rows in features])
-        self.prior = (prior * halvings / self.counts).astype(np.float32)
+        spans = [variable.choices[-1] - variable.choices[0] for variable in chosen]
+        bits = np.repeat(spans, sizes) / (self.counts - 1)  # of a choice, on average
+        self.prior = (prior * halvings / bits / self.counts).astype(np.float32)
 
     def units_of(self, ranks: Ranks) -> npt.NDArray[np.int64]:
         """Return the rank of each unit."""
@@ -255,47 +268,64 @@ class Walk:
     def loop(self, actions: Floats) -> npt.NDArray[np.int64]:
         """Return ranks within the limits: those of the actions, then down from the last layer.
 
-        Raises:
-            InfeasibleError: If that does not meet the limits.
+        Where that way does not lead to the limits, it is that of `level`.
         """
         wanted = self.chosen(actions)
         above = actions * self.counts - wanted
         preferences = [np.zeros(len(ranks)) for ranks in self._start]
         for v, part in zip(self.variables, self.parts, strict=True):
             preferences[v] = above[part]
-        return self.units_of(self._budget.within(self._state(wanted), preferences))
+        try:
+            return self.units_of(self._budget.within(self._state(wanted), preferences))
+        except InfeasibleError:  # forbidden pairs may be in its way
+            return self.level(actions)
 
     def level(self, actions: Floats) -> npt.NDArray[np.int64]:
         """Return ranks within the limits: those of the actions moved up or down alike.
 
-        They move up to the limits; where there are none they stay. Units whose actions are equal
-        move in order.
+        They move up until nothing more fits; where there are no limits they stay. Units whose
+        actions are equal move in order.
         """
         if not self._has_limits:
             return self.units_of(self._state(self.chosen(actions)))
         rank = np.arange(1, self.counts.max())
         unit, _ = exists = np.nonzero(rank < self.counts[:, None])
         shift = (rank / self.counts[:, None] - actions[:, None])[exists]
-        unit = unit[np.argsort(shift, kind="stable")]
+        unit = unit[np.argsort(shift, kind="stable")]  # a unit for each rank it may rise by
+        raised = self._most(np.zeros(self.units, np.int64), unit)
+        rest = unit[int(raised.sum()) :]
+        for step in dict.fromkeys(self.decision[rest].tolist()):
+            raised = self._most(raised, rest[self.decision[rest] == step])
+        while raised.any() and not self._budget.allows(self._state(raised)):
+            raised[unit[raised[unit] > 0][-1]] -= 1  # kernels do not quite add up
+        return self.units_of(self._state(raised))
 
-        def state(raised: int) -> Ranks:
-            return self._state(np.bincount(unit[:raised], minlength=self.units))
+    def _most(
+        self, ranks: npt.NDArray[np.int64], unit: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Return ranks with as many units of a list, from its start, one higher as fit."""
+
+        def raised(count: int) -> npt.NDArray[np.int64]:
+            return ranks + np.bincount(unit[:count], minlength=self.units)
 
         low, high = 0, len(unit)
         while low < high:
             middle = (low + high + 1) // 2
-            if self._budget.fits(state(middle)):
+            if self._budget.fits(self._state(raised(middle))):
                 low = middle
             else:
                 high = middle - 1
-        while low and not self._budget.allows(state(low)):
-            low -= 1
-        return self.units_of(state(low))
+        return raised(low)
 
     def _state(self, ranks: npt.NDArray[np.integer]) -> Ranks:
+        """Return the state in which units have at least these ranks, but for forbidden pairs."""
+        floor = np.maximum(ranks, self.cheapest)
         state = self._start
-        for v, part in zip(self.variables, self.parts, strict=True):
-            state = self._budget.replaced(state, v, ranks[part].astype(np.int64))
+        for _ in range(3):  # what one operand forbids may be free once the other is wider
+            for v, part in zip(self.variables, self.parts, strict=True):
+                state = self._budget.replaced(state, v, floor[part].astype(np.int64))
+            if not self._space.forbid:
+                break
         return state
 
 
@@ -314,7 +344,8 @@ class Replay:
         replayed: ``n x T``; what stands for them in replay.
         ranks: ``n x units``; executed.
         rewards: ``n``; NaN while they are not known, and where there is none.
-        gains: ``n``; how much more than its opposite an episode was worth, or its reward.
+        gains: ``n``; how much more than the mean of itself and its opposite an episode was worth;
+            NaN where it has none.
     """
 
     def __init__(self, walk: Walk) -> None:
@@ -390,10 +421,18 @@ class Replay:
         return Transitions(
             _with_goal(walk.kernel_states[unit], goal),
             _difference(actions[np.arange(_BATCH), unit], goal + walk.prior[unit]),
-            ((1 - zeta) * intrinsic + zeta * _scaled(self.gains)[episode]).astype(np.float32),
+            ((1 - zeta) * intrinsic + zeta * self._extrinsic()[episode]).astype(np.float32),
             _with_goal(walk.kernel_states[np.where(ends, unit, after)], goal),
             ends,
         )
+
+    def _extrinsic(self) -> Floats:
+        """Return what each episode was worth to the kernel agent, over its standard deviation.
+
+        That is its gain over its opposite, or over the mean of all where it has none.
+        """
+        above_mean = self.rewards - self.rewards[self.known].mean()
+        return _scaled(np.where(np.isnan(self.gains), above_mean, self.gains))
 
     def relabel(self, agent: "Agent", count: int, rng: np.random.Generator) -> None:
         """Put goals in replay under which the kernel agent, as it is now, would do what was done.
@@ -448,7 +487,8 @@ class Learner:
         self._kernel_agent = Agent(walk.kernel_states.shape[1], kernel_rng, config)
         self._replay = Replay(walk)
         self._warmup = min(settings.warmup, problem.budget.evaluations // 3)
-        self.episodes = Episodes(problem, settings.reward)
+        self._quality = quality(settings.reward, problem.baseline)
+        self.episodes = Episodes(problem, self._reward)
         self.pending = 0
 
     @property
@@ -532,34 +572,30 @@ class Learner:
         rows = slice(len(replay) - self.pending, len(replay))
         allocations = [self._walk.allocation(ranks) for ranks in replay.ranks[rows]]
         worth = self.episodes.measure(allocations)
-        replay.rewards[rows] = [
-            self._reward(quality, allocation) if math.isfinite(quality) else math.nan
-            for (quality, _), allocation in zip(worth, allocations, strict=True)
-        ]
+        replay.rewards[rows] = [reward for reward, _ in worth]
         self._compare(rows)
         self.pending = 0
         return sum(is_new for _, is_new in worth)
 
-    def _reward(self, quality: float, allocation: BitAllocation) -> float:
-        """Return the reward of an episode, from what the quality of its end is worth."""
-        problem = self._problem
+    def _reward(self, measurement: Measurement) -> float:
+        """Return the reward of an episode by what is measured at its end."""
+        problem, found = self._problem, self._quality(measurement)
         if self._settings.objective == "constrained" and problem.budget.limits:
-            return quality
+            return found
         widest = problem.space.uniform(8)
         saved = sum(
-            math.log(problem.price(widest, o.name) / problem.price(allocation, o.name))
+            math.log(problem.price(widest, o.name) / problem.price(measurement.allocation, o.name))
             for o in problem.objectives
             if o.name not in ("accuracy", "loss")
         )
-        return 2 * quality + 0.5 * _UNIT[self._settings.reward] * saved
+        return 2 * found + 0.5 * _UNIT[self._settings.reward] * saved
 
     def _compare(self, rows: slice) -> None:
-        """Say what episodes were worth to the kernel agent: against their opposites, if any."""
+        """Say what episodes were worth to the kernel agent, where they have an opposite."""
         rewards, gains = self._replay.rewards[rows], self._replay.gains[rows]
-        width = 2 if self._settings.opposite else len(rewards)
-        for start in range(0, len(rewards), width):
-            pair = slice(start, start + width)
-            gains[pair] = np.nan_to_num(rewards[pair] - rewards[pair].mean())
+        for start in range(0, len(rewards) - 1, 2) if self._settings.opposite else ():
+            pair = slice(start, start + 2)
+            gains[pair] = rewards[pair] - rewards[pair].mean()
 
     def learn(self, episodes: int) -> None:
         """Take steps of both agents, as many as so many new episodes are worth."""

@@ -6,21 +6,22 @@ CVPR 2019, and the code of mit-han-lab/haq.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces import BitAllocation, BitSpace, InfeasibleError, StudyError
+from ..spaces import KNOWN_WIDTHS, BitAllocation, BitSpace, InfeasibleError, StudyError
 from ..spaces.constraints import Variable
 from ..spaces.slots import OPERANDS
+from .additive_search import cheapest_within
 from .base import Searcher
-from .budget import limit_text
 from .budget_loop import Limits, budget_loop
-from .episodes import Episodes, Reward
+from .episodes import Episodes, Reward, quality
 from .layer_features import layer_features
-from .pricing import is_within, shown_cost
+from .pricing import is_within
 from .problem import Problem
 from .registry import register
 from .replay import Floats, Memory, Transitions
@@ -101,7 +102,12 @@ class Haq(Searcher):
     critic_lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or not 0 <= self.updates < math.inf or self.actors < 1 or self.actor_every < 1:
+        if (
+            self.warmup < 0
+            or not 0 <= self.updates < math.inf
+            or self.actors < 1
+            or self.actor_every < 1
+        ):
             raise StudyError(
                 "warmup and updates must not be negative, actors and actor_every at least 1, got "
                 f"{self.warmup}, {self.updates}, {self.actors} and {self.actor_every}"
@@ -119,6 +125,9 @@ class Haq(Searcher):
     def search(self, problem: Problem) -> None:
         """Propose, measure and learn from episodes until the budget is spent."""
         run = _Run(self, problem)
+        if not run.steps:  # everything is pinned
+            run.episodes.measure([problem.space.uniform(KNOWN_WIDTHS[-1])])
+            return
         if problem.saved is not None:
             run.restore(problem.saved)
         while not run.episodes.is_over:
@@ -138,6 +147,7 @@ class _Run:
         self._settings = settings
         self._problem = problem
         self._walk = Walk(problem)
+        self.steps = self._walk.steps
         config = AgentConfig(
             gamma=settings.gamma,
             actor_every=settings.actor_every,
@@ -146,9 +156,9 @@ class _Run:
         )
         # Its first weights have a generator of their own: a run that goes on has others by then.
         self.agent = Agent(self._walk.features, problem.rng.spawn(1)[0], config)
-        self._memory = Memory(self._walk.features, _MEMORY_EPISODES * max(1, self._walk.steps))
+        self._memory = Memory(self._walk.features, _MEMORY_EPISODES * self.steps)
         self._warmup = min(settings.warmup, problem.budget.evaluations // 3)
-        self.episodes = Episodes(problem, settings.reward)
+        self.episodes = Episodes(problem, quality(settings.reward, problem.baseline))
         self.proposed: list[tuple[BitAllocation, float]] = []
 
     def propose(self) -> None:
@@ -240,9 +250,10 @@ class Walk:
         free = [variable for variable in self._space.variables if len(variable.choices) > 1]
         self._decisions = sorted(free, key=_turn)
         self.steps = len(self._decisions)
+        pricing, limits = problem.pricing, problem.budget.limits
         self._limits = {
-            name: (problem.layer_costs(name), limit)
-            for name, limit in problem.budget.limits.items()
+            name: (pricing.layer_costs(name), pricing.sum_limit(name, limit))
+            for name, limit in limits.items()
         }
         self._compared = problem.cost_name, problem.layer_costs(problem.cost_name)
         slots = [variable.slots[0] for variable in self._decisions]
@@ -254,7 +265,12 @@ class Walk:
         columns = [fixed, blank, is_weight.reshape(-1, 1), *([] if self._limits else [blank])]
         self._states = np.concatenate(columns, axis=1)
         self.features = self._states.shape[1]
-        level(self._space, [], np.zeros(0, np.float32), self._bounds(0.0))
+        compared = self._compared[1]
+        self._cheapest = widths_of(
+            cheapest_within(self._space, pricing, limits)
+            if limits
+            else self._space.minimum(compared)[1]
+        )
 
     def target(self, episode: int) -> float:
         """Return the target of an episode, from 0 (cheapest) to 1; 0 where there are limits.
@@ -298,14 +314,20 @@ class Walk:
             trim: How the limits are enforced.
         """
         bounds = self._bounds(told)
-        if trim == "level":
-            return allocation_of(self._space, level(self._space, self._decisions, actions, bounds))
+        if trim == "loop":
+            with suppress(InfeasibleError):  # forbidden pairs may be in its way
+                return budget_loop(self._space, bounds, self._wanted(actions))
+        return allocation_of(
+            self._space, level(self._space, self._cheapest, self._decisions, actions, bounds)
+        )
+
+    def _wanted(self, actions: Floats) -> BitAllocation:
+        """Return what actions come to where nothing is limited."""
         widths = widest(self._space)
         ranks = _ranks(actions, self._choices)
         for variable, rank in zip(self._decisions, ranks, strict=True):
             widths = set_width(widths, variable, variable.choices[rank])
-        start = self._space.project(allocation_of(self._space, widths))
-        return budget_loop(self._space, bounds, start)
+        return self._space.project(allocation_of(self._space, widths))
 
     def taken(self, allocation: BitAllocation, told: float) -> tuple[Floats, Floats]:
         """Return the states and actions of an episode that ends at an allocation.
@@ -345,38 +367,31 @@ class Walk:
 
 
 def level(
-    space: BitSpace, decisions: Sequence[Variable], actions: Floats, bounds: Limits
+    space: BitSpace,
+    cheapest: Widths,
+    decisions: Sequence[Variable],
+    actions: Floats,
+    bounds: Limits,
 ) -> Widths:
     """Return the widths of actions that are moved up or down alike until they use the budget.
 
-    From the cheapest allocation up: of all next wider choices, the one comes first whose share of
-    [0, 1] begins the least above its action (or the farthest below), if it is affordable. So
-    the actions say who is to have more than whom, and the budget how much there is.
+    From the cheapest widths up: of all next wider choices, the one comes first whose share of
+    [0, 1] begins the least above its action (or the farthest below); what is too dear is passed
+    over. So the actions say who is to have more than whom, and the budget how much there is.
 
     Args:
         space: A space per layer; its forbidden pairs hold.
+        cheapest: Widths within the bounds.
         decisions: What is chosen.
         actions: A number in [0, 1] for each.
         bounds: What may not be exceeded.
-
-    Raises:
-        InfeasibleError: If the cheapest allocation is not within the bounds.
     """
-    name, (costs, _) = next(iter(bounds.items()))
-    widths = widths_of(space.minimum(costs)[1])
-    if not _fits(widths, bounds):
-        raise InfeasibleError(
-            f"the allocation with the smallest {name} does not respect the limits together: "
-            + ", ".join(
-                f"{other} {shown_cost(cost_of(costs, widths))} (limit {limit_text(limit)})"
-                for other, (costs, limit) in bounds.items()
-            )
-        )
     order = sorted(
         (rank / len(variable.choices) - action, number, rank)
         for number, (variable, action) in enumerate(zip(decisions, actions.tolist(), strict=True))
         for rank in range(1, len(variable.choices))
     )
+    widths = cheapest
     ranks = [variable.choices.index(width_of(widths, variable)) for variable in decisions]
     stuck = False
     while not stuck:  # a pair that is forbidden now may be allowed once the other is wider

@@ -93,6 +93,13 @@ class Pricing:
             return _outer(left / total, activation) + _outer(right / total, weight)
         return np.stack([self._sizes(weight, index) for index in range(len(layers))])
 
+    def sum_limit(self, name: str, limit: float) -> float:
+        """Return how large the sum of `layer_costs` may be for the price to be within a limit.
+
+        A size is rounded up to whole bytes.
+        """
+        return math.floor(limit) if name == "size" else limit
+
     def allows(self, allocation: BitAllocation, limits: Mapping[str, float]) -> bool:
         """Return whether every limited cost is known (not NaN) and within its limit."""
         return all(is_within(self.price(allocation, name), limits[name]) for name in limits)
