@@ -25,12 +25,13 @@ def images_passed(config: AdaptationConfig, images: int, estimated: int) -> tupl
     Args:
         config: What is done.
         images: What it is done with.
-        estimated: Images that statistics of batch norms are estimated on after fine-tuning.
+        estimated: Images that fine-tuning takes the statistics of batch norms on, twice: first of
+            the float network, in the end of the one it trained.
 
     Examples:
         >>> fine_tune = AdaptationConfig(method="fine-tune", epochs=2, batch_size=64)
         >>> images_passed(fine_tune, images=100, estimated=32)
-        (160, 128)
+        (192, 128)
     """
     if config.method == "none":
         return 0, 0
@@ -38,7 +39,7 @@ def images_passed(config: AdaptationConfig, images: int, estimated: int) -> tupl
         return images, 0
     batch_size = min(config.batch_size, images)
     passed = config.epochs * (images // batch_size) * batch_size
-    return passed + estimated, passed
+    return passed + 2 * estimated, passed
 
 
 def adaptation_notes(config: AdaptationConfig, images: int) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ class Worker:
             reason = self._what_is_not_finite(request) or f"cannot be computed: {counts}"
         else:
             reason = f"could not be measured: {type(counts).__name__}: {counts}"
-        return failed(request, self._workload.energy, reason, wall_s=wall_s)
+        return self._failed(request, reason, wall_s)
 
     def _tried(self, request: Request, batch_size: int) -> Counts | Exception:
         """Return the counts of a request, or why there are none."""
@@ -218,11 +218,10 @@ class Worker:
         return model
 
     def _answer(self, request: Request, counts: Counts, wall_s: float) -> Measurement:
-        energy = self._workload.energy
         if counts.finite:
             return measured(
                 request,
-                energy,
+                self._workload.energy,
                 correct=counts.correct,
                 loss_sum=counts.loss_sum,
                 samples=counts.samples,
@@ -230,7 +229,20 @@ class Worker:
                 adaptation_images=self._adaptation_images(request),
             )
         reason = self._what_is_not_finite(request) or "gives logits that are not finite"
-        return failed(request, energy, reason, samples=counts.samples, wall_s=wall_s)
+        return self._failed(request, reason, wall_s, counts.samples)
+
+    def _failed(
+        self, request: Request, reason: str, wall_s: float, samples: int = 0
+    ) -> Measurement:
+        """Return a failed answer, charged with the whole adaptation however far that came."""
+        return failed(
+            request,
+            self._workload.energy,
+            reason,
+            samples=samples,
+            wall_s=wall_s,
+            adaptation_images=self._adaptation_images(request),
+        )
 
     def _adaptation_images(self, request: Request) -> tuple[int, int]:
         if not self._is_adapted(request):

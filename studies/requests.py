@@ -90,7 +90,13 @@ def measured(
 
 
 def failed(
-    request: Request, energy: EnergyModel, reason: str, *, samples: int = 0, wall_s: float = 0.0
+    request: Request,
+    energy: EnergyModel,
+    reason: str,
+    *,
+    samples: int = 0,
+    wall_s: float = 0.0,
+    adaptation_images: tuple[int, int] = (0, 0),
 ) -> Measurement:
     """Return the measurement of an allocation that could not be measured.
 
@@ -100,8 +106,19 @@ def failed(
         reason: Why, as the end of a sentence that begins with the allocation.
         samples: Images that were used up.
         wall_s: Seconds it took.
+        adaptation_images: Images that adapting to it passed forward, and backward.
     """
-    answer = priced(replace(_blank(request), samples=samples, wall_s=wall_s), energy)
+    forward, backward = adaptation_images
+    answer = priced(
+        replace(
+            _blank(request),
+            samples=samples,
+            wall_s=wall_s,
+            images_forward=forward,
+            images_backward=backward,
+        ),
+        energy,
+    )
     error = (
         f"allocation {request.allocation.key[:12]} ({answer.mean_weight_bits:.2f} weight bits and "
         f"{answer.mean_activation_bits:.2f} activation bits on average) on the {request.split} "

@@ -40,6 +40,9 @@ EVALUATION_VERSION = 3
 """Part of every workload's digest: raise it when the same request gets other numbers than before,
 so that nothing measured by older code is taken for new."""
 
+FINE_TUNING_VERSION = 2
+"""The same for requests that the network is fine-tuned for, which alone then get other numbers."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -145,7 +148,7 @@ class Workload:
         if self.adaptation.method != "none":  # without, what older code has measured still counts
             facts.append(dataclasses.asdict(self.adaptation))
         if self.training is not None:
-            facts.append(self.training.digest)
+            facts += [FINE_TUNING_VERSION, self.training.digest]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, array in self.state.items():
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())

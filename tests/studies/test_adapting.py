@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from torch import nn
+from torch import is_grad_enabled, nn
 
+from bitfront.models.adaptation.fine_tune import fine_tune
 from bitfront.models.config import AdaptationConfig
 from bitfront.models.splits import SplitIndices
 from bitfront.spaces import BitAllocation, StudyError
@@ -53,13 +54,30 @@ def test_the_float_network_never_is(weights, activations, expected):
     [
         (AdaptationConfig(), (0, 0)),
         (AdaptationConfig(method="batch-norm"), (100, 0)),
-        # Three epochs of one full batch, and 32 images for the statistics.
-        (AdaptationConfig(method="fine-tune", epochs=3, batch_size=64), (3 * 64 + 32, 3 * 64)),
-        (AdaptationConfig(method="fine-tune", batch_size=512), (132, 100)),
+        # Three epochs of one full batch, and 32 images for the statistics before and after.
+        (AdaptationConfig(method="fine-tune", epochs=3, batch_size=64), (3 * 64 + 64, 3 * 64)),
+        (AdaptationConfig(method="fine-tune", batch_size=512), (164, 100)),
     ],
 )
 def test_the_images_that_pass(config, passed):
     assert images_passed(config, images=100, estimated=32) == passed
+
+
+def test_these_are_the_images_that_fine_tuning_passes(tiny_workload):
+    config = AdaptationConfig(method="fine-tune", epochs=2, batch_size=12)
+    model, images = tiny_workload.quantized_model(), tiny_workload.images
+    passed = {True: 0, False: 0}
+
+    def count(module, operands):
+        passed[is_grad_enabled()] += len(operands[0])
+
+    model.register_forward_pre_hook(count)
+    allocation = BitAllocation.uniform(tiny_workload.layers, 4)
+    settings = {"batch_size": 10, "seed": 0, "threads": 1}
+    fine_tune(model, allocation, images["search"], images["calibration"], config, **settings)
+    expected = images_passed(config, len(images["search"]), len(images["calibration"]))
+    assert expected == (2 * 36 + 2 * 32, 2 * 36)
+    assert (sum(passed.values()), passed[True]) == expected
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,7 @@ class TestAdaptation:
 
     def test_the_images_it_takes_are_counted(self, workload, adapting, asked):
         (adapted,) = measure(Worker(adapting), [asked])
-        passed = (30, 0) if adapting.training is None else (30 + 32, 30)
+        passed = (30, 0) if adapting.training is None else (30 + 2 * 32, 30)
         assert (adapted.images_forward, adapted.images_backward) == passed
         (plain,) = measure(Worker(workload), [asked])
         assert (plain.images_forward, plain.images_backward) == (0, 0)
@@ -352,8 +352,19 @@ class TestAdaptation:
         expected = facts(measure(Worker(workload), [request]))
         assert facts(measure(Worker(adapting), [request])) == expected
 
+    def test_what_is_not_finite_in_the_end_was_adapted_all_the_same(self, adapting, asked):
+        pixels = adapting.images["search"].images.astype(np.float32)
+        pixels[3, 0, 2, 2] = math.nan
+        broken = replace(adapting.images["search"], images=pixels)
+        worker = Worker(replace(adapting, images={**adapting.images, "search": broken}))
+        (failed,) = measure(worker, [asked])
+        assert "not finite" in failed.error
+        passed = (30, 0) if adapting.training is None else (30 + 2 * 32, 30)
+        assert (failed.images_forward, failed.images_backward) == passed
+
     def test_what_diverges_fails_with_the_reason(self, workload, asked):
         config = AdaptationConfig(method="fine-tune", lr=1e38, batch_size=10)
         diverging = replace(workload, adaptation=config, training=workload.images["search"])
         (failed,) = measure(Worker(diverging), [asked])
         assert "could not be measured: ModelError: training diverged" in failed.error
+        assert (failed.images_forward, failed.images_backward) == (40 + 2 * 32, 40)
