@@ -35,6 +35,9 @@ NOISY_STEPS = 40
 _WINDOW_SHARE = 1 / 15
 """Share of the steps that a moving mean covers."""
 
+_SCALE = (2, 8)
+"""Widths from which to which colours tell apart; wider ones, 16 and 32, are all white."""
+
 _SHADES = (-0.4, 0.5)
 """How far the colours of the first and the last seed go, below 0 to black and above to white."""
 
@@ -109,12 +112,16 @@ def learning_figure(traces: Mapping[int, Trace], title: str, colour: str) -> "Fi
 def widths_figure(trace: Trace, title: str) -> "Figure":
     """Draw the widths of all layers, from top to bottom, over the steps, from left to right.
 
-    Widths that differ between channels are shown by their mean.
+    Widths that differ between channels are shown by their mean. What is wider than 8 bits is white,
+    and the colour bar then says so.
 
     Args:
         trace: What a trial logged; not empty.
         title: What stands above, as matplotlib reads it.
     """
+    from matplotlib import colormaps
+
+    narrowest, widest = _SCALE
     shown = range(0, len(trace.layers), -(-len(trace.layers) // _MOST_NAMES))
     figure = new_figure(height=max(HEIGHT_PIXELS, _MARGIN_PIXELS + _NAME_PIXELS * len(shown)))
     panels: Any = figure.subplots(1, 2, sharey=True)
@@ -122,9 +129,9 @@ def widths_figure(trace: Trace, title: str) -> "Figure":
     for axes, (operand, widths) in zip(panels, operands.items(), strict=True):
         image = axes.imshow(
             np.array(widths).T,
-            cmap="cividis",
-            vmin=2,
-            vmax=8,
+            cmap=colormaps["cividis"].with_extremes(over="white"),
+            vmin=narrowest,
+            vmax=widest,
             aspect="auto",
             interpolation="nearest",  # others blur one layer into the next
         )
@@ -132,7 +139,15 @@ def widths_figure(trace: Trace, title: str) -> "Figure":
         axes.set_xlabel(plain_text(trace.step))
     panels[0].set_yticks(shown, [plain_text(trace.layers[i]) for i in shown], fontsize=8)
     figure.suptitle(title, color=INK)
-    figure.colorbar(image, ax=panels, label="bits", ticks=range(2, 9), shrink=0.7)
+    largest = max(map(np.max, operands.values()))
+    figure.colorbar(
+        image,
+        ax=panels,
+        label="bits" if largest <= widest else f"bits (white: above {widest}, up to {largest:g})",
+        ticks=range(narrowest, widest + 1),
+        extend="neither" if largest <= widest else "max",
+        shrink=0.7,
+    )
     return figure
 
 

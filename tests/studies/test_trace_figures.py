@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bitfront.searchers.trace import Trace
+from bitfront.spaces import BitAllocation
 from bitfront.studies.figures import write_figures
 from bitfront.studies.trace_figures import (
     learning_figure,
@@ -114,6 +115,27 @@ def test_widths_are_shown_layer_by_layer_over_the_steps(make_synthetic_trace):
         assert shown.T.tolist() == widths
     assert [label.get_text() for label in weights.get_yticklabels()] == list(trace.layers)
     assert weights.get_ylim() == (4.5, -0.5)  # the first layer on top
+
+
+def widths_trace(*steps):
+    trace = Trace("episode", ("conv", "fc"))
+    for weights, activations in steps:
+        trace.add(BitAllocation(trace.layers, weights, activations), {})
+    return trace
+
+
+def test_widths_above_8_bits_look_like_no_other_and_the_colour_bar_says_so():
+    figure = widths_figure(widths_trace(([8, 16], [2, 8]), ([[8, 16], 2], [32, 4])), "title")
+    weights, activations, bar = figure.axes
+    image = weights.get_images()[0]
+    colours = image.to_rgba(image.get_array())
+    assert colours[0, 1].tolist() == colours[1, 0].tolist() == [1, 1, 1, 1]  # a mean of 12; 16
+    assert colours[0, 0].tolist() == list(image.cmap(1.0))  # 8 is the last of the scale
+    assert bar.get_ylabel() == "bits (white: above 8, up to 32)"
+    assert activations.get_images()[0].colorbar.extend == "max"
+    _, activations, bar = widths_figure(widths_trace(([8, 2], [2, 8])), "title").axes
+    assert bar.get_ylabel() == "bits"
+    assert activations.get_images()[0].colorbar.extend == "neither"
 
 
 def test_a_deep_network_has_a_taller_picture_with_every_name(make_synthetic_trace):
