@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitfront.searchers import AutoQ, build
 from bitfront.searchers.autoq import Learner, Replay, Walk, likeliest_goal
-from bitfront.searchers.kernel_features import kernel_features
+from bitfront.searchers.kernel_features import halvings_above_mean, kernel_features
 from bitfront.searchers.testing import (
     KeptCheckpoint,
     SearcherConformance,
@@ -34,8 +34,8 @@ def channel_problem(**options):
     return tabular_problem(granularity="channel", **options)
 
 
-def walk_of(problem, statistics=True):
-    return Walk(problem, statistics)
+def walk_of(problem, statistics=True, prior=0.0):
+    return Walk(problem, statistics, prior)
 
 
 # The walk
@@ -103,22 +103,53 @@ def test_episodes_end_within_the_limits_and_in_the_space(options, cost, share, d
         assert problem.allows(allocation)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.floats(0.3, 0.95), st.integers(0, 99))
-def test_level_uses_the_budget_up(share, seed):
-    problem = channel_problem(limits={"energy": share}, evaluations=1)
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.6, 0.95), st.integers(0, 99), st.sampled_from(["energy", "mean_weight_bits"]))
+def test_level_uses_the_budget_up(share, seed, name):
+    limit = share if name == "energy" else 8 * share
+    problem = channel_problem(limits={name: limit}, evaluations=1)
     walk = walk_of(problem)
-    actions = np.random.default_rng(seed).random(walk.units, np.float32)
-    ranks = walk.level(actions)
-    position = (ranks + 1) / walk.counts - actions  # how far up each would next go
-    position[ranks == walk.counts - 1] = np.inf
-    following = ranks.copy()
-    following[position.argmin()] += 1
-    assert not problem.allows(walk.allocation(following))
+    ranks = walk.level(np.random.default_rng(seed).random(walk.units, np.float32))
+    for unit in np.flatnonzero(ranks < walk.counts - 1):
+        following = ranks.copy()
+        following[unit] += 1
+        assert not problem.allows(walk.allocation(following))
+
+
+def test_what_costs_nothing_is_taken():
+    """Only weights are limited, so that all activations are at their widest."""
+    problem = channel_problem(limits={"mean_weight_bits": 4.0})
+    walk = walk_of(problem)
+    ranks = walk.level(np.full(walk.units, 0.9, np.float32))
+    is_weight = walk.is_kernelwise[walk.decision]
+    assert (ranks[~is_weight] == walk.counts[~is_weight] - 1).all()
+
+
+@pytest.mark.parametrize("trim", ["level", "loop"])
+def test_forbidden_pairs_of_the_narrowest_widths_leave_the_rest_reachable(trim):
+    problem = channel_problem(forbid=[(8, 2)])
+    walk = walk_of(problem)
+    ranks = getattr(walk, trim)(np.ones(walk.units, np.float32))
+    assert walk.allocation(ranks) == problem.space.uniform(8)
+
+
+@pytest.mark.parametrize("names", [(0, 1), (1, 0)])
+def test_limits_that_can_be_met_together_are(names):
+    limits = [("mean_weight_bits", 4.2), ("mean_activation_bits", 6.0)]
+    problem = channel_problem(forbid=[(2, 2)], limits=dict(limits[i] for i in names))
+    walk = walk_of(problem)
+    for trim in (walk.level, walk.loop):
+        assert problem.allows(walk.allocation(trim(np.ones(walk.units, np.float32))))
+
+
+def test_limits_that_cannot_be_met_are_refused():
+    problem = channel_problem(limits={"energy": 0.3})
+    with pytest.raises(InfeasibleError, match="smallest achievable"):
+        walk_of(problem)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.floats(0.3, 0.95), st.integers(0, 99))
+@given(st.floats(0.6, 0.95), st.integers(0, 99))
 def test_loop_lowers_no_kernel_more_than_it_has_to(share, seed):
     problem = channel_problem(limits={"energy": share}, first_last=None)
     walk = walk_of(problem)
@@ -152,14 +183,13 @@ def test_without_limits_actions_are_what_is_done():
     assert np.array_equal(walk.loop(actions), walk.chosen(actions))
 
 
-def test_a_limit_the_loop_cannot_meet_says_the_smallest_cost():
+def test_where_the_loop_leads_nowhere_the_limits_are_met_all_the_same():
     space = {"widths": (2, 8), "forbid": [(2, 2)], "granularity": "channel"}
     free = tabular_problem(**space)
-    light = free.price(free.space.uniform(8).replace("conv1", weight=2), "size")
-    problem = tabular_problem(**space, limits={"size": light * 0.99})
+    limit = 1.1 * free.pricing.smallest(free.space, "size")
+    problem = tabular_problem(**space, limits={"size": limit})
     walk = walk_of(problem)
-    with pytest.raises(InfeasibleError, match="smallest achievable"):
-        walk.loop(np.ones(walk.units, np.float32))
+    assert problem.allows(walk.allocation(walk.loop(np.ones(walk.units, np.float32))))
 
 
 # What is remembered
@@ -260,7 +290,7 @@ def learner_of(problem, **settings):
 
 
 def test_opposite_episodes_share_goals_and_differ_in_the_noise_only():
-    learner = learner_of(channel_problem(widths=range(2, 9)), kernel_sigma=1.0)
+    learner = learner_of(channel_problem(widths=range(2, 9)), kernel_sigma=1.0, sigma=0.25)
     learner.roll_out()
     goals, ranks = learner._replay.goals, learner._replay.ranks
     assert learner.pending == 2
@@ -293,23 +323,42 @@ def test_gains_compare_an_episode_with_its_opposite():
         replay.add(np.full(4, 0.5, np.float32), *2 * [np.zeros(10, np.int64)])
     replay.rewards[:] = [1, 2, 5]
     learner._compare(slice(0, 3))
-    assert replay.gains.tolist() == [-0.5, 0.5, 0]
+    assert replay.gains == pytest.approx([-0.5, 0.5, math.nan], nan_ok=True)
+    # An episode alone, or half of a pair, is compared with all others.
     replay.rewards[:] = [1, math.nan, 5]
     learner._compare(slice(0, 3))
-    assert replay.gains.tolist() == [0, 0, 0]  # with half of a pair there is nothing to compare
+    assert replay._extrinsic() == pytest.approx([-1, math.nan, 1], nan_ok=True)
 
 
 def test_the_accuracy_guaranteed_reward_by_hand():
     problem = channel_problem(limits={"energy": 0.9})
     allocation = problem.space.uniform(4)
     energy = problem.price(allocation) / problem.price(problem.space.uniform(8))
-    assert learner_of(problem)._reward(0.5, allocation) == 0.5
+    (measured,) = problem.evaluate([allocation])
+    quality = -math.log((measured.loss + 1e-3) / 1.001)
+    assert learner_of(problem)._reward(measured) == pytest.approx(quality)
     by_loss = learner_of(problem, objective="guaranteed")
-    assert by_loss._reward(0.5, allocation) == pytest.approx(1 - 0.5 * math.log(energy))
+    expected = 2 * quality - 0.5 * math.log(energy)
+    assert by_loss._reward(measured) == pytest.approx(expected)
     by_accuracy = learner_of(problem, objective="guaranteed", reward="accuracy")
-    assert by_accuracy._reward(0.5, allocation) == pytest.approx(1 - 5 * math.log(energy))
+    expected_by_accuracy = 20 * measured.accuracy - 5 * math.log(energy)
+    assert by_accuracy._reward(measured) == pytest.approx(expected_by_accuracy)
     free = learner_of(channel_problem())  # without limits costs have to count
-    assert free._reward(0.5, allocation) == pytest.approx(1 - 0.5 * math.log(energy))
+    assert free._reward(measured) == pytest.approx(expected)
+
+
+def test_a_kernel_begins_as_many_bits_above_the_goal_as_its_range_is_doubled():
+    features = np.array([[0, 1, 1], [0.5, 1 - 1 / 6, 1], [1, 1 - 2 / 6, 1]], np.float32)
+    assert halvings_above_mean(features) == pytest.approx([1, 0, -1], abs=1e-6)
+    assert halvings_above_mean(features[:, :1]).tolist() == [0, 0, 0]
+    by_bit, by_two = (
+        walk_of(model_problem(granularity="channel", widths=widths), prior=1.0)
+        for widths in ((2, 3, 4, 5), (2, 4, 6, 8))
+    )
+    bits = by_bit.prior * by_bit.counts
+    assert np.abs(bits).max() > 0.1
+    assert by_two.prior * by_two.counts * 2 == pytest.approx(bits, abs=1e-5)
+    assert by_bit.means(by_bit.prior) == pytest.approx(0, abs=1e-6)
 
 
 # Kernels
