@@ -63,13 +63,20 @@ print(json.dumps([asked(searcher, **options) for options in json.loads(sys.argv[
 """
 
 
-def problem_for(searcher: Searcher, **options: Any) -> Problem:
-    """Return a small problem that has what a strategy needs; options as `tabular_problem`'s."""
-    return model_problem(**options) if searcher.needs_model else tabular_problem(**options)
+def problem_for(searcher: Searcher, *, with_network: bool = False, **options: Any) -> Problem:
+    """Return a small problem that has what a strategy needs.
+
+    Args:
+        searcher: The strategy.
+        with_network: Whether it carries a network even if the strategy does not need one.
+        options: As for `tabular_problem`.
+    """
+    carries = with_network or searcher.needs_model
+    return model_problem(**options) if carries else tabular_problem(**options)
 
 
 def asked(searcher: Searcher, **options: Any) -> list[str]:
-    """Run a strategy on the problem of these options; return the keys of what it asked for."""
+    """Run a strategy on the `problem_for` it and return the keys of what it asked for."""
     problem = problem_for(searcher, **options)
     searcher.run(problem)
     return [measurement.allocation.key for measurement in problem.history]
@@ -80,9 +87,12 @@ class SearcherConformance(ABC):
 
     Attributes:
         evaluations: The budget of most tests; raise it if the strategy needs more to start.
+        with_network: Whether problems carry a network even if the strategy does not need one; for
+            one that looks into the network where there is one.
     """
 
     evaluations: int = 20
+    with_network: bool = False
 
     @staticmethod
     @abstractmethod
@@ -92,7 +102,12 @@ class SearcherConformance(ABC):
     def _options(self, **options: Any) -> Iterator[dict[str, Any]]:
         """Yield the options of a problem of every granularity the strategy declares."""
         for granularity in sorted(self.make().granularities):
-            yield {"evaluations": self.evaluations, "granularity": granularity, **options}
+            yield {
+                "evaluations": self.evaluations,
+                "with_network": self.with_network,
+                "granularity": granularity,
+                **options,
+            }
 
     def test_says_what_it_is(self) -> None:
         """It is a dataclass that names its granularities and has a summary of one sentence."""
@@ -174,7 +189,7 @@ class SearcherConformance(ABC):
                 self.make().run(problem)
             assert again.history == whole.history
             assert again.trace == whole.trace
-            assert again.findings.keys() == whole.findings.keys()
+            np.testing.assert_equal(again.findings, whole.findings)  # arrays come back as lists
             assert again.images_forward == whole.images_forward
             assert again.images_backward == whole.images_backward
 

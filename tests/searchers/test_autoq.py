@@ -30,6 +30,14 @@ class TestAsPublished(SearcherConformance):
         return AutoQ(trim="loop", exploration="independent", opposite=False, warmup=6, gamma=1.0)
 
 
+class TestWithNetwork(SearcherConformance):
+    with_network = True
+
+    @staticmethod
+    def make():
+        return AutoQ(updates=0.05)
+
+
 def channel_problem(**options):
     return tabular_problem(granularity="channel", **options)
 

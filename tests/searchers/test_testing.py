@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from bitfront.searchers import Searcher
-from bitfront.searchers.testing import KeptCheckpoint, SearcherConformance, tabular_problem
+from bitfront.searchers.testing import (
+    KeptCheckpoint,
+    SearcherConformance,
+    problem_for,
+    tabular_problem,
+)
 from bitfront.spaces import BitAllocation
 
 
@@ -57,6 +62,13 @@ class Saving(Good):
         problem.save(state)
 
 
+@pytest.mark.parametrize("with_network", [False, True])
+def test_problems_carry_a_network_where_the_suite_says_so(with_network):
+    suite = type("Suite", (SearcherConformance,), {"make": Good, "with_network": with_network})()
+    for options in suite._options():
+        assert problem_for(Good(), **options).has_model == with_network
+
+
 class TestSaving(SearcherConformance):
     make = Saving
 
@@ -88,6 +100,14 @@ class Forgetting(Saving):
 
     def start(self, problem):
         return np.ones(4), np.random.default_rng(problem.rng.integers(2**32))
+
+
+class Miscounting(Saving):
+    """Reports what its last part did as if it had been all."""
+
+    def search(self, problem):
+        problem.findings["episodes"] = problem.budget.evaluations // 2 - self.episode(problem)
+        super().search(problem)
 
 
 class Foreign(Good):
@@ -190,8 +210,9 @@ def test_a_strategy_that_trusts_every_measurement_is_found():
         suite.test_survives_failed_measurements(share=1.0)
 
 
-def test_a_strategy_that_forgets_what_it_had_saved_is_found():
-    suite = type("Suite", (SearcherConformance,), {"make": Forgetting})()
+@pytest.mark.parametrize("cls", [Forgetting, Miscounting])
+def test_a_strategy_that_forgets_what_it_had_saved_is_found(cls):
+    suite = type("Suite", (SearcherConformance,), {"make": cls})()
     with pytest.raises(AssertionError):
         suite.test_an_interruption_makes_no_difference(answers=9)
 
