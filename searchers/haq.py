@@ -176,7 +176,7 @@ class _Run:
         ]
 
     def _noise(self, count: int) -> Floats:
-        """Return the noise of each actor; the last evaluation of all is that of the policy."""
+        """Return the noise of each actor; one of the last ones has none, if all before were new."""
         settings, episodes = self._settings, self.episodes
         fall = (settings.sigma_end / settings.sigma) ** episodes.progress(self._warmup)
         wider = _WIDEN**episodes.repeats  # where nothing new comes, look farther

@@ -20,22 +20,22 @@ from bitfront.searchers.testing import (
 from bitfront.spaces import BitAllocation, InfeasibleError, StudyError
 
 
+# Little learning, which is what takes time: two updates for a batch of four episodes, the fewest of
+# which one is of the kernel agent. Much noise, so that few episodes come to what is known already.
+QUICK = {"updates": 0.125, "actors": 4, "sigma": 1.0, "kernel_sigma": 1.0, "decay": 1.0}
+
+
 class TestAutoQ(SearcherConformance):
-    make = AutoQ
+    @staticmethod
+    def make():
+        return AutoQ(**QUICK)
 
 
 class TestAsPublished(SearcherConformance):
     @staticmethod
     def make():
-        return AutoQ(trim="loop", exploration="independent", opposite=False, warmup=6, gamma=1.0)
-
-
-class TestWithNetwork(SearcherConformance):
-    with_network = True
-
-    @staticmethod
-    def make():
-        return AutoQ(updates=0.05)
+        published = {"trim": "loop", "exploration": "independent", "opposite": False, "gamma": 1.0}
+        return AutoQ(warmup=6, **published, **QUICK)
 
 
 def channel_problem(**options):
