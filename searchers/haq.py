@@ -180,9 +180,8 @@ class _Run:
         settings, episodes = self._settings, self.episodes
         fall = (settings.sigma_end / settings.sigma) ** episodes.progress(self._warmup)
         wider = _WIDEN**episodes.repeats  # where nothing new comes, look farther
-        noise: Floats = (
-            settings.sigma * fall * wider * np.logspace(-0.5, 0.5, count, base=2, dtype=np.float32)
-        )
+        spread = np.linspace(-0.5, 0.5, count) if count > 1 else np.zeros(1)
+        noise: Floats = (settings.sigma * fall * wider * 2.0**spread).astype(np.float32)
         if count == self._problem.remaining and not episodes.repeats:
             noise[0] = 0.0
         return noise

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bitfront.energy import EnergyModel, load_table
 from bitfront.searchers import Haq, build
 from bitfront.searchers.checkpoint import Checkpoint
-from bitfront.searchers.haq import Walk
+from bitfront.searchers.haq import Walk, _Run
 from bitfront.searchers.steps import cost_of, widths_of
 from bitfront.searchers.synthetic import KeptCheckpoint
 from bitfront.searchers.testing import SearcherConformance, synthetic_layers, tabular_problem
@@ -56,6 +56,9 @@ def walk(**options):
         ({"gamma": 1.5}, "gamma"),
         ({"actor_lr": 0.0}, "learning rates"),
         ({"updates": math.nan}, "updates"),
+        ({"updates": math.inf}, "updates"),
+        ({"sigma": math.inf}, "sigma"),
+        ({"critic_lr": math.inf}, "learning rates"),
         ({"trim": "greedy"}, "trim"),
     ],
 )
@@ -184,6 +187,30 @@ def test_limits_that_cannot_be_met_together_are_refused_before_the_first_episode
     assert not problem.history
 
 
+@pytest.mark.parametrize("names", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("trim", ["level", "loop"])
+def test_limits_that_can_be_met_together_are(names, trim):
+    limits = [("mean_weight_bits", 4.2), ("mean_activation_bits", 6.0)]
+    problem = tabular_problem(forbid=[(2, 2)], limits=dict(limits[i] for i in names))
+    assert problem.allows(Walk(problem).allocation(np.ones(4, np.float32), 0.0, trim))
+
+
+@pytest.mark.parametrize("trim", ["level", "loop"])
+def test_a_size_is_limited_as_it_is_priced_in_whole_bytes(trim):
+    free = tabular_problem(widths=range(2, 9))
+    for limit in np.linspace(free.pricing.smallest(free.space, "size"), 600, 20):
+        problem = tabular_problem(widths=range(2, 9), limits={"size": limit})
+        found = Walk(problem)
+        for action in (0.3, 1.0):
+            assert problem.allows(found.allocation(np.full(4, action, np.float32), 0.0, trim))
+
+
+def test_where_the_loop_leads_nowhere_the_target_is_met_all_the_same():
+    problem = tabular_problem(widths=(2, 8), forbid=[(2, 2)], evaluations=9)
+    Haq(trim="loop", sigma=0.5, updates=0.0).run(problem)
+    assert problem.remaining == 0 or "notes" in problem.findings
+
+
 @pytest.fixture(scope="module")
 def latencies():
     """An energy model of HAQ's latency table, over layers of its names."""
@@ -243,6 +270,19 @@ def test_what_cannot_be_measured_ends_its_episode_and_three_in_a_row_the_search(
     (note,) = problem.findings["notes"]
     assert "3 in a row are not finite" in note
     assert "the worker died" in note
+
+
+@pytest.mark.parametrize(("actors", "shares"), [(1, [1.0]), (2, [0.707, 1.414])])
+def test_actors_differ_in_their_noise_and_one_alone_has_that_of_the_settings(actors, shares):
+    problem = tabular_problem(evaluations=100)
+    run = _Run(Haq(actors=actors, sigma=0.5), problem)
+    assert run._noise(actors) == pytest.approx([0.5 * share for share in shares], rel=1e-3)
+
+
+def test_where_all_is_pinned_there_is_one_thing_to_measure():
+    problem = tabular_problem(widths=(8,))
+    Haq().run(problem)
+    assert len(problem.history) == len(problem.trace) == 1
 
 
 def test_it_logs_its_episodes_and_names_its_policy():
