@@ -19,7 +19,6 @@ from bitfront.searchers.testing import (
 )
 from bitfront.spaces import BitAllocation, InfeasibleError, StudyError
 
-
 # Little learning, which is what takes time: two updates for a batch of four episodes, the fewest of
 # which one is of the kernel agent. Much noise, so that few episodes come to what is known already.
 QUICK = {"updates": 0.125, "actors": 4, "sigma": 1.0, "kernel_sigma": 1.0, "decay": 1.0}
@@ -36,6 +35,14 @@ class TestAsPublished(SearcherConformance):
     def make():
         published = {"trim": "loop", "exploration": "independent", "opposite": False, "gamma": 1.0}
         return AutoQ(warmup=6, **published, **QUICK)
+
+
+class TestWithNetwork(SearcherConformance):
+    with_network = True
+
+    @staticmethod
+    def make():
+        return AutoQ(**QUICK)
 
 
 def channel_problem(**options):
