@@ -99,7 +99,8 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSpec":
-        if self.checkpoint is not None and "train" in self.model_fields_set:
+        # What a study's folder keeps has everything filled in, and can be run again.
+        if self.checkpoint is not None and self.train != TrainConfig():
             raise ValueError("a network has a checkpoint or is trained; remove 'train'")
         return self
 

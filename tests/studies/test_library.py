@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bitfront.models import build_model
 from bitfront.models.profile import profile
@@ -90,3 +91,11 @@ def test_space_and_prices_suit_the_network(study, files):
     assert len(space.layers) == layers
     assert space.size > 10**5
     assert pricing.energy.w8a8 < pricing.energy.fp32
+
+
+@pytest.mark.parametrize("study", sorted(EXPECTED))
+def test_what_a_study_keeps_of_itself_can_be_run_again(study, files, tmp_path):
+    spec = StudySpec.load(study)
+    kept = tmp_path / "study.yaml"
+    kept.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
+    assert StudySpec.load(kept).to_dict() == spec.to_dict()
