@@ -308,7 +308,9 @@ class Walk:
         def raised(count: int) -> npt.NDArray[np.int64]:
             return ranks + np.bincount(unit[:count], minlength=self.units)
 
-        low, high = 0, len(unit)
+        if not self._budget.fits(self._state(raised(1))):  # mostly so, once a budget is used up
+            return ranks
+        low, high = 1, len(unit)
         while low < high:
             middle = (low + high + 1) // 2
             if self._budget.fits(self._state(raised(middle))):
