@@ -25,7 +25,7 @@ from .kernel_features import halvings_above_mean, kernel_features
 from .layer_features import layer_features
 from .problem import Problem
 from .registry import register
-from .replay import Floats, Transitions
+from .replay import Floats, Transitions, under
 
 if TYPE_CHECKING:  # torch stays out until there is something to learn
     from .ddpg import Agent
@@ -43,9 +43,6 @@ _GOAL_SPREAD = 0.1
 
 _UPDATES_PER_GOAL = 4
 """Updates for each goal that is relabelled, which takes a few times as long as an update."""
-
-_WIDEN = 1.1
-"""How much wider the noise gets with every batch of episodes that brings nothing new."""
 
 _UNIT = {"accuracy": 10.0, "loss": 1.0}
 """What a factor of e in accuracy or loss is worth, about, as a reward."""
@@ -505,7 +502,7 @@ class Learner:
     @property
     def _noise(self) -> float:
         """What is left of the noise; more again while nothing new is found."""
-        return float(self._settings.decay**self._progress * _WIDEN**self.episodes.repeats)
+        return float(self._settings.decay**self._progress * self.episodes.widening)
 
     def roll_out(self) -> None:
         """Walk through the layers, once for each actor, and remember what was done."""
@@ -625,9 +622,9 @@ class Learner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the learner whose `state` this was."""
-        self._goal_agent.restore(_under("goal.", state))
-        self._kernel_agent.restore(_under("kernel.", state))
-        for name, value in _under("replay.", state).items():
+        self._goal_agent.restore(under("goal.", state))
+        self._kernel_agent.restore(under("kernel.", state))
+        for name, value in under("replay.", state).items():
             setattr(self._replay, name, value)
         self.episodes.restore(state["episodes"])
         self.pending = state["pending"]
@@ -679,9 +676,3 @@ def _standardised(features: Floats) -> npt.NDArray[np.float64]:
     centred = features - features.mean(axis=0, dtype=np.float64)
     found: npt.NDArray[np.float64] = centred / np.where(deviation > 1e-6, deviation, 1)
     return found
-
-
-def _under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }

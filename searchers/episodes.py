@@ -18,6 +18,9 @@ MOST_FAILURES = 3
 MOST_REPEATS = 100
 """Batches of episodes in a row that bring nothing new, after which nothing new is expected."""
 
+_WIDEN = 1.1
+"""How much wider noise should be for every batch of episodes that brought nothing new."""
+
 _LEAST_LOSS = 1e-3
 """Added to losses, so that the logarithm of none is infinite; in nats."""
 
@@ -79,6 +82,11 @@ class Episodes:
         total = self._problem.budget.evaluations - warmup - 1
         done = len(self._problem.history) - warmup
         return min(1.0, max(0.0, done / total)) if total > 0 else 1.0
+
+    @property
+    def widening(self) -> float:
+        """How much farther than planned to look; 1 while there is something new."""
+        return float(_WIDEN**self.repeats)
 
     def measure(self, allocations: Sequence[BitAllocation]) -> list[tuple[float, bool]]:
         """Return what episodes that end at some allocations are worth, and whether each is new.

@@ -24,7 +24,7 @@ from .layer_features import layer_features
 from .pricing import is_within
 from .problem import Problem
 from .registry import register
-from .replay import Floats, Memory, Transitions
+from .replay import Floats, Memory, Transitions, under
 from .steps import (
     Widths,
     allocation_of,
@@ -46,9 +46,6 @@ _MEMORY_EPISODES = 128
 _BATCH = 64
 _PREVIOUS = 8
 _GOLDEN = (math.sqrt(5) - 1) / 2
-
-_WIDEN = 1.1
-"""How much wider the noise gets with every batch of episodes that brings nothing new."""
 
 
 @register("haq")
@@ -179,9 +176,8 @@ class _Run:
         """Return the noise of each actor; one of the last ones has none, if all before were new."""
         settings, episodes = self._settings, self.episodes
         fall = (settings.sigma_end / settings.sigma) ** episodes.progress(self._warmup)
-        wider = _WIDEN**episodes.repeats  # where nothing new comes, look farther
         spread = np.linspace(-0.5, 0.5, count) if count > 1 else np.zeros(1)
-        noise: Floats = (settings.sigma * fall * wider * 2.0**spread).astype(np.float32)
+        noise: Floats = (settings.sigma * fall * episodes.widening * 2.0**spread).astype(np.float32)
         if count == self._problem.remaining and not episodes.repeats:
             noise[0] = 0.0
         return noise
@@ -211,16 +207,12 @@ class _Run:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the run whose `state` this was."""
-        self.agent.restore(_under("agent.", state))
-        self._memory.restore(_under("memory.", state))
+        self.agent.restore(under("agent.", state))
+        self._memory.restore(under("memory.", state))
         self.episodes.restore(state["episodes"])
         self.proposed = [
             (BitAllocation.from_dict(allocation), told) for allocation, told in state["proposed"]
         ]
-
-
-def _under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 class Walk:

@@ -100,3 +100,8 @@ class Memory:
         """Become the memory whose `state` this was, of as many features and the same capacity."""
         self._rows[: len(state["rows"])] = state["rows"]
         self._added = state["added"]
+
+
+def under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a state whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
