@@ -27,6 +27,7 @@ def main() -> None:
     """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--evaluations", type=int, default=40)
+    parser.add_argument("--updates", type=float, help="in place of the default of the strategies")
     options = parser.parse_args()
     keep_freed_memory()
     spec = StudySpec.load("cifar10-resnet20-learned")
@@ -35,7 +36,8 @@ def main() -> None:
     print("| strategy | episode, s | of which evaluation, s | own share |")
     print("| --- | ---: | ---: | ---: |")
     for name in STRATEGIES:
-        strategy, clock = build(name), _Clock(worker)
+        given = {} if options.updates is None else {"updates": options.updates}
+        strategy, clock = build(name, given), _Clock(worker)
         problem = Problem(
             strategy.searched(prepared.space),
             prepared.workload.energy,
