@@ -1,7 +1,7 @@
 import pytest
 
 from bitfront.searchers import Exhaustive, build
-from bitfront.searchers.testing import SearcherConformance, tabular_problem, true_front
+from bitfront.searchers.testing import SearcherConformance, problem_for, tabular_problem, true_front
 from bitfront.spaces import InfeasibleError, StudyError
 
 
@@ -18,7 +18,7 @@ class TestExhaustive(SearcherConformance):
     def test_one_evaluation_is_enough_to_answer(self):
         # It is not: a part of the space is no answer, so it is refused and nothing is charged.
         for options in self._options(evaluations=1):
-            problem = tabular_problem(**options)
+            problem = problem_for(self.make(), **options)
             with pytest.raises(StudyError, match="the budget is 1 evaluations"):
                 self.make().run(problem)
             assert not problem.history
