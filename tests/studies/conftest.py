@@ -1,6 +1,7 @@
 """A finished study made of formulas, and a study small enough to run."""
 
 import math
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -204,3 +205,11 @@ def tiny_workload():
     return Workload.of(
         model, architecture, splits, energy, quantizer=QuantizerConfig(), batch_size=32
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_arrive():
+    """Let SIGINT interrupt: a shell has what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
