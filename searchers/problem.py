@@ -309,7 +309,16 @@ class Problem:
         self.images_forward += forward
         self.images_backward += backward
 
-    def log(self, step: str, allocation: BitAllocation, /, **metrics: SupportsFloat | None) -> None:
+    def log(
+        self,
+        step: str,
+        allocation: BitAllocation,
+        /,
+        *,
+        weight_bits: Sequence[SupportsFloat] | None = None,
+        activation_bits: Sequence[SupportsFloat] | None = None,
+        **metrics: SupportsFloat | None,
+    ) -> None:
         """Note where the search stands after a step, for people to see as curves.
 
         Added to what is given are the prices of the allocation, free of charge: ``energy``
@@ -319,12 +328,15 @@ class Problem:
 
         Args:
             step: What one step is called, such as ``episode``; one word for the whole search.
-            allocation: What the search stands at.
+            allocation: What the search stands at, as it can be deployed; what is priced.
+            weight_bits: Widths of the layers' weights to show in place of the allocation's, where
+                learned ones lie between the choices: a number for each layer.
+            activation_bits: The same for their input activations.
             metrics: Further values by name; None, or what is not finite, where there is none.
 
         Raises:
-            StudyError: If the word is another than before, a value is no number, or the allocation
-                is one of other layers.
+            StudyError: If the word is another than before, a value is no number, widths are not a
+                finite number for each layer, or the allocation is one of other layers.
 
         Examples:
             ``problem.log("episode", allocation, reward=reward, accuracy=measurement.accuracy)``
@@ -343,7 +355,12 @@ class Problem:
             if accuracy is not None and all(is_within(prices[name], most) for name, most in limits):
                 best = accuracy if best is None else max(best, accuracy)
             values["best_accuracy"] = best
-        self.trace.add(allocation, values | {n: p for n, p in prices.items() if n not in values})
+        self.trace.add(
+            allocation,
+            values | {n: p for n, p in prices.items() if n not in values},
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+        )
 
     def save(self, state: State) -> None:
         """Keep what the strategy needs to go on from here, in place of what it saved before.

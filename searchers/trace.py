@@ -22,7 +22,8 @@ class Trace:
         step: What one step is called.
         layers: Layer names, in network order.
         metrics: One value per step by the metric's name; None where a step has none.
-        weight_bits: Mean width of the weights of each layer, steps x L.
+        weight_bits: Mean width of the weights of each layer, steps x L. A learned width is a real
+            number, between those that a layer may take.
         activation_bits: Mean width of the input activations of each layer, steps x L.
 
     Examples:
@@ -42,26 +43,60 @@ class Trace:
         """Return the number of steps."""
         return len(self.weight_bits)
 
-    def add(self, allocation: BitAllocation, metrics: Mapping[str, SupportsFloat | None]) -> None:
+    def add(
+        self,
+        allocation: BitAllocation,
+        metrics: Mapping[str, SupportsFloat | None],
+        *,
+        weight_bits: Sequence[SupportsFloat] | None = None,
+        activation_bits: Sequence[SupportsFloat] | None = None,
+    ) -> None:
         """Add a step.
 
         Args:
             allocation: What the search stood at.
             metrics: Values by name. What is not finite counts as no value; a metric may be new,
                 and may be missing.
+            weight_bits: Widths of the layers' weights to show in place of the allocation's.
+            activation_bits: The same for their input activations.
 
         Raises:
-            StudyError: If a value is no number, or the allocation is one of other layers.
+            StudyError: If a value is no number, a width is not finite or not one for each layer,
+                or the allocation is one of other layers.
         """
         if allocation.layers != self.layers:
             raise StudyError("an allocation of other layers than those of the trace was logged")
         values = {name: finite(name, value) for name, value in metrics.items()}
+        rows = [
+            _means(bits) if learned is None else self._row(name, learned)
+            for name, learned, bits in (
+                ("weight_bits", weight_bits, allocation.weights),
+                ("activation_bits", activation_bits, allocation.activations),
+            )
+        ]
         for name in values:
             self.metrics.setdefault(name, [None] * len(self))
         for name, column in self.metrics.items():
             column.append(values.get(name))
-        self.weight_bits.append(_means(allocation.weights))
-        self.activation_bits.append(_means(allocation.activations))
+        self.weight_bits.append(rows[0])
+        self.activation_bits.append(rows[1])
+
+    def _row(self, name: str, widths: Sequence[SupportsFloat]) -> list[float]:
+        """Return learned widths as plain numbers.
+
+        Raises:
+            StudyError: If they are not a finite number for each layer.
+        """
+        try:
+            row = [round(float(width), _DIGITS) for width in widths]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise StudyError(f"{name} must be a list of finite numbers, got {widths!r}") from error
+        if len(row) != len(self.layers) or not all(map(math.isfinite, row)):
+            raise StudyError(
+                f"{name} must have a finite number for each of the {len(self.layers)} layers, "
+                f"got {row}"
+            )
+        return row
 
     def last(self, metric: str) -> float | None:
         """Return the last value that a metric has; None if it never had one."""

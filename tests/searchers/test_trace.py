@@ -1,8 +1,10 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
+from bitfront.searchers.synthetic import tabular_problem
 from bitfront.searchers.trace import Trace
 from bitfront.spaces import BitAllocation, StudyError
 
@@ -59,6 +61,25 @@ def test_an_allocation_of_other_layers_is_refused():
         trace_of().add(BitAllocation(["a"], [8], [8]), {})
 
 
+def test_learned_widths_stand_in_place_of_the_allocations():
+    trace = Trace("epoch", LAYERS)
+    trace.add(allocation(), {}, weight_bits=np.float32([7.1, 4.24999]), activation_bits=[8, 2.5])
+    trace.add(allocation(), {}, weight_bits=(6.5, 3))
+    assert trace.weight_bits == [[7.1, 4.25], [6.5, 3.0]]
+    assert trace.activation_bits == [[8.0, 2.5], [8, 2]]
+    assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))) == trace
+
+
+@pytest.mark.parametrize(
+    "widths", [[8.0], [8.0, 4.0, 2.0], [8.0, math.nan], [8.0, None], 8.0, "84?"]
+)
+def test_widths_that_are_not_one_for_each_layer_are_refused_and_add_nothing(widths):
+    trace = trace_of({"reward": 1.0})
+    with pytest.raises(StudyError, match="activation_bits must"):
+        trace.add(allocation(), {"reward": 2.0}, activation_bits=widths)
+    assert trace == trace_of({"reward": 1.0})
+
+
 def test_json_gives_it_back():
     trace = trace_of({"reward": math.nan}, {"loss": 2.0})
     trace.add(allocation([2, [2, 4, 4]]), {"reward": 0.1})
@@ -96,3 +117,14 @@ def test_a_missing_column_is_refused():
     del values["step"]
     with pytest.raises(StudyError, match="no trace: KeyError"):
         Trace.from_dict(values)
+
+
+def test_a_search_logs_learned_widths_and_the_prices_of_what_is_deployed():
+    problem = tabular_problem()
+    four = problem.space.uniform(4)
+    learned = [4.3] * len(four.layers)
+    problem.log("epoch", four, weight_bits=learned, activation_bits=learned, accuracy=0.5)
+    assert problem.trace.weight_bits == problem.trace.activation_bits == [learned]
+    assert problem.trace.metrics["energy"] == [problem.price(four)]
+    assert problem.trace.metrics["mean_weight_bits"] == [problem.price(four, "mean_weight_bits")]
+    assert "weight_bits" not in problem.trace.metrics
