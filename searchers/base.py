@@ -2,6 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from ..spaces import BitSpace, SpaceError, StudyError
@@ -22,6 +23,8 @@ class Searcher(ABC):
         granularities: The spaces it can search: ``layer``, ``channel`` or both.
         needs_model: Whether it looks into the network (`Problem.quantized_model` and
             `Problem.calibration`) and not only at what `Problem.evaluate` returns.
+        trains: Whether it trains the network (`Problem.float_model`, `Problem.training`) and hands
+            over what comes out (`Problem.evaluate_trained`); it then needs the network, too.
         deterministic: Whether another seed gives the same sequence of questions.
     """
 
@@ -29,6 +32,7 @@ class Searcher(ABC):
     paper: ClassVar[str] = ""
     granularities: ClassVar[frozenset[str]] = frozenset({"layer"})
     needs_model: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     deterministic: ClassVar[bool] = False
 
     @abstractmethod
@@ -110,16 +114,19 @@ class Searcher(ABC):
         """
         self.check(problem.space)
         self.check_budget(problem.space, problem.budget)
-        if self.needs_model and not problem.has_model:
+        if (self.needs_model or self.trains) and not problem.has_model:
+            does = "trains" if self.trains else "looks into"
             raise StudyError(
-                f"{type(self).__name__} looks into the network, and this problem carries none"
+                f"{type(self).__name__} {does} the network, and this problem carries none"
             )
         problem.require_feasible()
         problem.resume()
-        try:
-            self.search(problem)
-        except BudgetSpent:
+        if problem.finished:
             return
+        with suppress(BudgetSpent):
+            self.search(problem)
+        if self.trains:
+            problem.finish()
 
     def settings(self) -> dict[str, Any]:
         """Return the settings by name; `build` makes the same strategy of them."""

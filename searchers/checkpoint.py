@@ -16,15 +16,16 @@ from safetensors.numpy import load, save
 
 from ..spaces import BitAllocation, StudyError
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 """Version of the format; a checkpoint of another one is not read."""
 
 State = Mapping[str, Any]
 """What a strategy saves, by name: arrays of numbers, and plain values as JSON has them (None,
 booleans, numbers of any size, text, lists, mappings with text as keys)."""
 
-Asked = tuple[tuple[BitAllocation, float], ...]
-"""What was asked for, in order, each with its fidelity."""
+Asked = tuple[tuple[BitAllocation, float, str], ...]
+"""What was asked for, in order, each with its fidelity and the digest of the trained network it was
+measured with; empty for the study's own weights."""
 
 _DAMAGE = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 """What reading bytes that are damaged may raise."""
@@ -60,6 +61,7 @@ class Checkpoint:
         images_forward: Images that had been passed through the network.
         images_backward: Images that had been passed backward.
         wall_s: Seconds the trial had taken.
+        finished: Whether its search had come to an end.
     """
 
     state: State
@@ -70,6 +72,7 @@ class Checkpoint:
     images_forward: int
     images_backward: int
     wall_s: float
+    finished: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the checkpoint as bytes.
@@ -86,12 +89,14 @@ class Checkpoint:
                 if name not in arrays
             },
             "layers": list(self.asked[0][0].layers) if self.asked else [],
+            "networks": [network for _, _, network in self.asked],
             "rng": self.rng,
             "trace": self.trace,
             "findings": _plain(self.findings, "what is in the findings", arrays=True),
             "images_forward": self.images_forward,
             "images_backward": self.images_backward,
             "wall_s": self.wall_s,
+            "finished": self.finished,
         }
         tensors = {_STATE + name: _contiguous(array) for name, array in arrays.items()}
         tensors |= {_ASKED + name: array for name, array in _packed(self.asked).items()}
@@ -120,13 +125,14 @@ class Checkpoint:
             }
             return cls(
                 {**_mapping(values, "state"), **arrays},
-                _unpacked(values["layers"], tensors),
+                _unpacked(values["layers"], values["networks"], tensors),
                 values["rng"],
                 None if values["trace"] is None else _mapping(values, "trace"),
                 _mapping(values, "findings"),
                 int(values["images_forward"]),
                 int(values["images_backward"]),
                 float(values["wall_s"]),
+                bool(values["finished"]),
             )
         except StudyError:
             raise
@@ -174,11 +180,11 @@ def _packed(asked: Asked) -> dict[str, npt.NDArray[Any]]:
     how many widths each operand has. Each is there once, however often it was asked for.
     """
     rows: dict[BitAllocation, int] = {}
-    index = [rows.setdefault(allocation, len(rows)) for allocation, _ in asked]
+    index = [rows.setdefault(allocation, len(rows)) for allocation, _, _ in asked]
     counts, widths = zip(*map(_operands, rows), strict=True) if rows else ((), ())
     return {
         "index": np.array(index, dtype=np.int64),
-        "fidelity": np.array([fidelity for _, fidelity in asked], dtype=np.float64),
+        "fidelity": np.array([fidelity for _, fidelity, _ in asked], dtype=np.float64),
         "counts": np.array(counts, dtype=np.int32).ravel(),
         "widths": np.frombuffer(b"".join(widths), dtype=np.uint8),
     }
@@ -194,7 +200,9 @@ def _operands(allocation: BitAllocation) -> tuple[Sequence[int], bytes]:
         return [len(widths) for widths in raw], b"".join(raw)
 
 
-def _unpacked(layers: Sequence[str], tensors: Mapping[str, npt.NDArray[Any]]) -> Asked:
+def _unpacked(
+    layers: Sequence[str], networks: Sequence[str], tensors: Mapping[str, npt.NDArray[Any]]
+) -> Asked:
     packed = {name: tensors[_ASKED + name] for name in ("index", "fidelity", "counts", "widths")}
     ends = np.cumsum(packed["counts"])[:-1]
     operands = np.split(packed["widths"], ends) if len(packed["counts"]) else []
@@ -204,6 +212,14 @@ def _unpacked(layers: Sequence[str], tensors: Mapping[str, npt.NDArray[Any]]) ->
         for i in range(0, len(operands), 2 * count or 1)
     ]
     return tuple(
-        (rows[row], float(fidelity))
-        for row, fidelity in zip(packed["index"], packed["fidelity"], strict=True)
+        (rows[row], float(fidelity), _text(network))
+        for row, fidelity, network in zip(
+            packed["index"], packed["fidelity"], networks, strict=True
+        )
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the name of a network must be text, got {type(value).__name__}")
+    return value

@@ -33,11 +33,15 @@ from .randomness import generator, generator_state
 from .trace import Trace, finite
 
 if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ..energy import EnergyModel
     from ..models.config import ScoreConfig
+    from ..models.images import ImageSet
     from ..models.quantized import QuantizedModel
+    from ..models.trained import TrainedNetwork
+
+    Networks = Sequence[TrainedNetwork | str]
 
 _MEAN_WIDTHS = ("mean_weight_bits", "mean_activation_bits")
 
@@ -46,7 +50,11 @@ class Evaluator(Protocol):
     """Measures allocations on the search split: in parallel, cached, recorded."""
 
     def __call__(
-        self, allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+        self,
+        allocations: Sequence[BitAllocation],
+        *,
+        fidelity: float = 1.0,
+        networks: "Networks | None" = None,
     ) -> list[Measurement]:
         """Return one measurement per allocation, in the same order.
 
@@ -55,6 +63,9 @@ class Evaluator(Protocol):
         Args:
             allocations: What to measure.
             fidelity: Share of the split's images to use, in (0, 1].
+            networks: The trained network to measure each with, or the digest of one that was
+                handed over before; the study's own weights if None. Given only where a strategy
+                trains: an evaluator for others need not take it.
         """
         ...
 
@@ -73,6 +84,18 @@ class ModelSource(Protocol):
 
     def calibration(self) -> "Sequence[tuple[Tensor, Tensor]]":
         """Return the calibration set as batches of ``b x c x h x w`` images and ``b`` labels."""
+        ...
+
+    def float_model(self, initial: bool = False) -> "nn.Module":
+        """Return a fresh copy of the float network; with its initial weights if asked."""
+        ...
+
+    def training(self) -> "ImageSet":
+        """Return the images to train on.
+
+        Raises:
+            StudyError: If there are none.
+        """
         ...
 
 
@@ -154,6 +177,7 @@ class Problem:
         self._checkpoints = checkpoints
         self._label = label
         self._saved: State | None = None
+        self._finished = False
         self._started = time.monotonic()
 
     @property
@@ -189,8 +213,7 @@ class Problem:
                 then been measured and are in the history.
             SpaceError: If one is not in the space; then none is measured.
         """
-        if not 0.0 < fidelity <= 1.0:
-            raise SpaceError(f"fidelity is a share of the images in (0, 1], got {fidelity!r}")
+        _require_share(fidelity)
         for allocation in allocations:
             self.space.validate(allocation)
         affordable = list(allocations[: self.remaining])
@@ -199,8 +222,36 @@ class Problem:
             raise BudgetSpent(f"all {self.budget.evaluations} evaluations are used")
         return measured
 
-    def _ask(self, allocations: Sequence[BitAllocation], fidelity: float) -> list[Measurement]:
-        measured = self._evaluator(allocations, fidelity=fidelity)
+    def evaluate_trained(self, network: "TrainedNetwork", *, fidelity: float = 1.0) -> Measurement:
+        """Measure a network that was trained for an allocation, on the search split.
+
+        It is measured as it is: neither adapted nor reconstructed nor repaired. It is charged as
+        one evaluation, also if it was handed over before or cannot be measured.
+
+        Args:
+            network: The network, with the allocation it is to run at, a member of the space.
+            fidelity: Share of the search split's images to use, in (0, 1].
+
+        Raises:
+            BudgetSpent: If no evaluation is left.
+            SpaceError: If the allocation is not in the space.
+        """
+        _require_share(fidelity)
+        self.space.validate(network.allocation)
+        if self.remaining < 1:
+            raise BudgetSpent(f"all {self.budget.evaluations} evaluations are used")
+        return self._ask([network.allocation], fidelity, [network])[0]
+
+    def _ask(
+        self,
+        allocations: Sequence[BitAllocation],
+        fidelity: float,
+        networks: "Networks | None" = None,
+    ) -> list[Measurement]:
+        if networks is None:  # an evaluator need not know of networks
+            measured = self._evaluator(allocations, fidelity=fidelity)
+        else:
+            measured = self._evaluator(allocations, fidelity=fidelity, networks=networks)
         if len(measured) != len(allocations):
             raise EvaluationError(
                 f"the evaluator answered {len(measured)} of {len(allocations)} questions"
@@ -377,17 +428,35 @@ class Problem:
         Raises:
             StudyError: If a value is neither.
         """
+        self._keep(state)
+
+    def finish(self) -> None:
+        """Keep that the search has come to its end, in place of what was saved.
+
+        `Searcher.run` calls this for strategies that train: another run of this very trial then has
+        all that this one has, and nothing is trained again.
+        """
+        self._keep({}, finished=True)
+        self._finished = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has come to its end, in this run or in an earlier one."""
+        return self._finished
+
+    def _keep(self, state: State, *, finished: bool = False) -> None:
         if self._checkpoints is None:
             return
         checkpoint = Checkpoint(
             state,
-            tuple((m.allocation, m.fidelity) for m in self.history),
+            tuple((m.allocation, m.fidelity, m.network or "") for m in self.history),
             generator_state(self.rng),
             None if self.trace is None else self.trace.to_dict(),
             self.findings,
             self.images_forward,
             self.images_backward,
             self.wall_s,
+            finished,
         )
         self._checkpoints.put(checkpoint.to_bytes())
 
@@ -420,14 +489,18 @@ class Problem:
             note = f"started over, since what an interrupted run had saved cannot be used: {error}"
             self.findings.setdefault("notes", []).append(note)
             return
-        for fidelity, group in itertools.groupby(checkpoint.asked, key=lambda ask: ask[1]):
-            self._ask([allocation for allocation, _ in group], fidelity)
+        for (fidelity, trained), group in itertools.groupby(
+            checkpoint.asked, key=lambda ask: (ask[1], ask[2] != "")
+        ):
+            allocations, _, networks = zip(*group, strict=True)
+            self._ask(allocations, fidelity, networks if trained else None)
         self.rng, self.trace = rng, trace
         self.findings = dict(checkpoint.findings)
         self.images_forward = checkpoint.images_forward
         self.images_backward = checkpoint.images_backward
         self._started -= checkpoint.wall_s
         self._saved = checkpoint.state
+        self._finished = checkpoint.finished
 
     def _require_fitting(self, checkpoint: Checkpoint) -> None:
         if len(checkpoint.asked) > self.budget.evaluations:
@@ -435,12 +508,12 @@ class Problem:
                 f"it has {len(checkpoint.asked)} evaluations, and the budget is "
                 f"{self.budget.evaluations}"
             )
-        for allocation, _ in checkpoint.asked:
+        for allocation, _, _ in checkpoint.asked:
             self.space.validate(allocation)
 
     @property
     def has_model(self) -> bool:
-        """Whether `quantized_model` and `calibration` have something to return."""
+        """Whether there is a network to look into or to train."""
         return self._model is not None
 
     def quantized_model(self) -> "QuantizedModel":
@@ -471,6 +544,27 @@ class Problem:
         """
         return self._source().calibration()
 
+    def float_model(self, initial: bool = False) -> "nn.Module":
+        """Return a fresh copy of the study's float network, in evaluation mode.
+
+        Its batch norms are as they are, and not folded into other layers.
+
+        Args:
+            initial: Whether its weights are the initial ones instead of the study's.
+
+        Raises:
+            StudyError: If the problem carries no network.
+        """
+        return self._source().float_model(initial)
+
+    def training(self) -> "ImageSet":
+        """Return the images to train on; neither the search split's nor the test split's.
+
+        Raises:
+            StudyError: If the problem carries no network, or the study loaded no training images.
+        """
+        return self._source().training()
+
     def _known_price(self, allocation: BitAllocation, name: str) -> float:
         """Return a cost; NaN where a table does not support a width."""
         try:
@@ -482,3 +576,8 @@ class Problem:
         if self._model is None:
             raise StudyError("this problem carries no network; set needs_model = True on the class")
         return self._model
+
+
+def _require_share(fidelity: float) -> None:
+    if not 0.0 < fidelity <= 1.0:
+        raise SpaceError(f"fidelity is a share of the images in (0, 1], got {fidelity!r}")

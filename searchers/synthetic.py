@@ -1,5 +1,6 @@
 """Small problems to try strategies on: an accuracy with a formula, so that the best is known."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,17 @@ from .checkpoint import CheckpointStore
 from .problem import Evaluator, ModelSource, Problem
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from ..models.images import ImageSet
     from ..models.quantized import QuantizedModel
+    from .problem import Networks
 
 TABLE = "horowitz-45nm"
 SAMPLES = 1000
 INPUT_SHAPE = (1, 8, 8)
+CLASSES = 10
+TRAINING_IMAGES = 64
 
 
 class AdditiveLandscape:
@@ -36,7 +41,8 @@ class AdditiveLandscape:
 
     An operand of b bits in a layer of sensitivity s loses s 4^-b, as the mean squared error of a
     uniform quantizer does; per channel, the mean over the channels. Sensitivities are log-uniform
-    over a factor of 100.
+    over a factor of 100. A trained network has the accuracy of its allocation, less up to 0.001 by
+    its digest, so that it can be told from others.
 
     Args:
         energy: Prices what is measured.
@@ -53,9 +59,13 @@ class AdditiveLandscape:
         lost = np.array([_noise(allocation.weights), _noise(allocation.activations)])
         return max(0.1, 0.95 - float((self.sensitivity * lost).sum()))
 
-    def measure(self, allocation: BitAllocation, fidelity: float = 1.0) -> Measurement:
-        """Return the measurement of one allocation."""
+    def measure(
+        self, allocation: BitAllocation, fidelity: float = 1.0, network: str | None = None
+    ) -> Measurement:
+        """Return the measurement of one allocation, with the trained network of a digest."""
         accuracy, costs = self.accuracy(allocation), self.energy.costs(allocation)
+        if network is not None:
+            accuracy -= 0.001 * int(network[:8], 16) / 16**8
         samples = round(SAMPLES * fidelity)
         return Measurement(
             allocation=allocation,
@@ -73,13 +83,24 @@ class AdditiveLandscape:
             samples=samples,
             wall_s=0.0,
             fidelity=fidelity,
+            network=network,
         )
 
     def __call__(
-        self, allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+        self,
+        allocations: Sequence[BitAllocation],
+        *,
+        fidelity: float = 1.0,
+        networks: "Networks | None" = None,
     ) -> list[Measurement]:
         """Return one measurement per allocation, in the same order."""
-        return [self.measure(allocation, fidelity) for allocation in allocations]
+        if networks is None:
+            return [self.measure(allocation, fidelity) for allocation in allocations]
+        digests = [network if isinstance(network, str) else network.digest for network in networks]
+        return [
+            self.measure(allocation, fidelity, digest)
+            for allocation, digest in zip(allocations, digests, strict=True)
+        ]
 
 
 @dataclass
@@ -124,7 +145,7 @@ class TinyNetwork:
                 *(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()),
                 *(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU()),
                 *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
-                *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+                *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)),
             ).eval()
             self._images = torch.rand(16, *INPUT_SHAPE)
         self.layers = profile(self._model, INPUT_SHAPE)
@@ -147,7 +168,20 @@ class TinyNetwork:
         """Return one batch of 16 images, labelled 0 to 9 in turn."""
         import torch
 
-        return [(self._images, torch.arange(16) % 10)]
+        return [(self._images, torch.arange(16) % CLASSES)]
+
+    def float_model(self, initial: bool = False) -> "nn.Module":
+        """Return a copy of the network, whose initial weights are the only ones it has."""
+        return copy.deepcopy(self._model)
+
+    def training(self) -> "ImageSet":
+        """Return 64 images, labelled 0 to 9 in turn; the higher the label, the brighter."""
+        from ..models.images import ImageSet
+
+        labels = np.arange(TRAINING_IMAGES) % CLASSES
+        noise = np.random.default_rng(self.seed).random((TRAINING_IMAGES, *INPUT_SHAPE))
+        images = (noise + labels.reshape(-1, 1, 1, 1)) / CLASSES
+        return ImageSet(images.astype(np.float32), labels, (0.5,), (0.25,))
 
 
 def synthetic_layers(count: int = 4, side: int = 8) -> tuple[Layer, ...]:

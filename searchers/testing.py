@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -36,6 +36,9 @@ from .synthetic import (
     tabular_problem,
     true_front,
 )
+
+if TYPE_CHECKING:
+    from .problem import Networks
 
 __all__ = [
     "AdditiveLandscape",
@@ -71,7 +74,7 @@ def problem_for(searcher: Searcher, *, with_network: bool = False, **options: An
         with_network: Whether it carries a network even if the strategy does not need one.
         options: As for `tabular_problem`.
     """
-    carries = with_network or searcher.needs_model
+    carries = with_network or searcher.needs_model or searcher.trains
     return model_problem(**options) if carries else tabular_problem(**options)
 
 
@@ -239,10 +242,18 @@ class _Unsteady:
         self.evaluator = evaluator
 
     def __call__(
-        self, allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+        self,
+        allocations: Sequence[BitAllocation],
+        *,
+        fidelity: float = 1.0,
+        networks: "Networks | None" = None,
     ) -> list[Measurement]:
         """Return what the evaluator does, with other wall times."""
-        answers = [self.evaluator([a], fidelity=fidelity)[0] for a in reversed(allocations)]
+        each = [None] * len(allocations) if networks is None else [[n] for n in networks]
+        answers = [
+            self.evaluator([allocation], fidelity=fidelity, networks=network)[0]
+            for allocation, network in reversed(list(zip(allocations, each, strict=True)))
+        ]
         noise = random.random() + np.random.random()
         return [replace(m, wall_s=noise + i) for i, m in enumerate(answers)][::-1]
 
@@ -254,13 +265,16 @@ def _interrupting(answers: int) -> Callable[[Evaluator], Evaluator]:
         given = 0
 
         def evaluate(
-            allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+            allocations: Sequence[BitAllocation],
+            *,
+            fidelity: float = 1.0,
+            networks: "Networks | None" = None,
         ) -> list[Measurement]:
             nonlocal given
             given += len(allocations)
             if given > answers:
                 raise KeyboardInterrupt
-            return evaluator(allocations, fidelity=fidelity)
+            return evaluator(allocations, fidelity=fidelity, networks=networks)
 
         return evaluate
 
@@ -272,11 +286,14 @@ def _failing(share: float) -> Callable[[Evaluator], Evaluator]:
 
     def wrap(evaluator: Evaluator) -> Evaluator:
         def evaluate(
-            allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+            allocations: Sequence[BitAllocation],
+            *,
+            fidelity: float = 1.0,
+            networks: "Networks | None" = None,
         ) -> list[Measurement]:
             return [
                 _failed(m) if int(m.allocation.key[:4], 16) < share * 16**4 else m
-                for m in evaluator(allocations, fidelity=fidelity)
+                for m in evaluator(allocations, fidelity=fidelity, networks=networks)
             ]
 
         return evaluate

@@ -59,6 +59,8 @@ class Measurement:
         error: Why it failed; None if it did not.
         images_forward: Images that adapting the network to the allocation passed forward.
         images_backward: Images that it passed backward.
+        network: Digest of the trained network it was measured with; None for the study's own
+            weights.
     """
 
     allocation: BitAllocation
@@ -81,6 +83,7 @@ class Measurement:
     error: str | None = None
     images_forward: int = 0
     images_backward: int = 0
+    network: str | None = None
 
     @property
     def failed(self) -> bool:

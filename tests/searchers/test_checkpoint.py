@@ -16,7 +16,7 @@ RNG = np.random.default_rng(2**100).bit_generator.state
 def checkpoint(**fields):
     values = {
         "state": {},
-        "asked": ((LAYERWISE, 1.0), (CHANNELS, 0.25), (LAYERWISE, 1.0)),
+        "asked": ((LAYERWISE, 1.0, ""), (CHANNELS, 0.25, "ab" * 16), (LAYERWISE, 1.0, "")),
         "rng": {"bits": RNG, "spawned": 2},
         "trace": {"step": "episode", "metrics": {"reward": [0.1, None]}},
         "findings": {"notes": ["a"], "predicted": {"k": 1 / 3}},
@@ -34,6 +34,7 @@ def again(before):
 def test_what_a_problem_knows_survives():
     assert again(checkpoint()) == checkpoint()
     assert again(checkpoint(asked=(), trace=None)) == checkpoint(asked=(), trace=None)
+    assert again(checkpoint(finished=True)) == checkpoint(finished=True)
 
 
 ARRAYS = [
@@ -96,8 +97,8 @@ def test_damage_is_noticed():
     for damaged in (b"", b"SQLite format 3", whole[:50], whole[:-1], renamed):
         with pytest.raises(StudyError, match="it is damaged"):
             Checkpoint.from_bytes(damaged)
-    with pytest.raises(StudyError, match="it has version 9, expected 2"):
-        Checkpoint.from_bytes(whole.replace(rb"\"version\": 2", rb"\"version\": 9"))
+    with pytest.raises(StudyError, match="it has version 9, expected 3"):
+        Checkpoint.from_bytes(whole.replace(rb"\"version\": 3", rb"\"version\": 9"))
 
 
 @pytest.mark.parametrize("field", ["trace", "findings"])
@@ -111,6 +112,16 @@ def test_a_state_that_is_no_mapping_is_damage():
     data = checkpoint().to_bytes()
     with pytest.raises(StudyError, match=r"it is damaged: .*state must be a mapping, got list"):
         Checkpoint.from_bytes(data.replace(rb"\"state\": {}", rb"\"state\": []"))
+
+
+@pytest.mark.parametrize("names", [rb"[\"\", 3, \"\"]", rb"[\"\"]", b"7", b"null"])
+def test_names_of_networks_that_are_no_text_or_too_few_are_damage(names):
+    data = checkpoint().to_bytes()
+    start = data.index(rb"\"networks\": ") + len(rb"\"networks\": ")
+    end = data.index(b"]", start) + 1
+    padded = names + b" " * (end - start - len(names))  # the header says how long it is
+    with pytest.raises(StudyError, match="it is damaged"):
+        Checkpoint.from_bytes(data[:start] + padded + data[end:])
 
 
 def test_a_number_of_images_without_end_is_damage():
