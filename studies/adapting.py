@@ -12,9 +12,10 @@ from .requests import Request
 def is_adapted(request: Request, config: AdaptationConfig) -> bool:
     """Whether the network is adapted to an allocation before that is measured.
 
-    The float network never is: adaptation is for what quantization changes.
+    The float network never is: adaptation is for what quantization changes. Nor is one that was
+    trained for its allocation.
     """
-    if config.method == "none" or _is_float(request.allocation):
+    if config.method == "none" or request.network or _is_float(request.allocation):
         return False
     return config.when == "evaluations" or request.split == "test"
 
@@ -42,12 +43,15 @@ def images_passed(config: AdaptationConfig, images: int, estimated: int) -> tupl
     return passed + 2 * estimated, passed
 
 
-def adaptation_notes(config: AdaptationConfig, images: int) -> tuple[str, ...]:
+def adaptation_notes(
+    config: AdaptationConfig, images: int, *, trains: bool = False
+) -> tuple[str, ...]:
     """Return what a reader of results should know of adaptation.
 
     Args:
         config: What is done.
         images: What it is done with.
+        trains: Whether a strategy trains the network; then some allocations are not adapted.
     """
     if config.method == "none":
         return ()
@@ -57,7 +61,8 @@ def adaptation_notes(config: AdaptationConfig, images: int) -> tuple[str, ...]:
         if config.method == "batch-norm"
         else f"the network was fine-tuned on {images:,} training images, epochs: {config.epochs}"
     )
-    return (f"before {when} {what}",)
+    but = "; networks that a strategy trained were measured as they are" if trains else ""
+    return (f"before {when} {what}{but}",)
 
 
 def require_adaptable(config: AdaptationConfig, model: nn.Module, indices: SplitIndices) -> None:

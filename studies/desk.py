@@ -1,6 +1,6 @@
 """Where a trial brings what it asks and what it wants kept; light, without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,8 +26,20 @@ class TrialDesk(ScoreKeeper, Protocol):
     def begin(self, trial: str) -> None:
         """Note that a trial starts, for the first time or over again."""
 
-    def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
-        """Answer requests in order, charged to a trial unless that is None."""
+    def evaluate(
+        self,
+        requests: Sequence[Request],
+        trial: str | None = None,
+        networks: Mapping[str, bytes] | None = None,
+    ) -> list[Measurement]:
+        """Answer requests in order, charged to a trial unless that is None.
+
+        Args:
+            requests: What is asked.
+            trial: Who asks.
+            networks: The trained networks that are asked about and handed over with this, by their
+                digests; they are kept.
+        """
         ...
 
     def checkpoint(self, trial: str, signature: str) -> bytes | None:

@@ -106,7 +106,7 @@ class Dispatcher:
             await self._arrived.wait()
         jobs = [self._waiting.popleft()]
         share = min(MAX_BATCH, len(self._waiting) // (2 * max(1, len(self._serving))))
-        while len(jobs) < share and jobs[0].attempts == self._waiting[0].attempts == 0:
+        while len(jobs) < share and _fits(jobs[0]) and _fits(self._waiting[0]):
             jobs.append(self._waiting.popleft())
         return jobs
 
@@ -126,6 +126,11 @@ class Dispatcher:
             self._broken = error if is_ours else EvaluationError(f"no worker is left: {error}")
             _fail(self._waiting, self._broken)
             self._waiting.clear()
+
+
+def _fits(job: _Job) -> bool:
+    """Whether a job may be in a call with others: none that lost a worker or brings a network."""
+    return job.attempts == 0 and not job.request.network
 
 
 def _resolve(job: _Job, answer: Measurement) -> None:

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -17,8 +17,9 @@ from ..models.quantized import QuantizedModel
 from ..models.quantizers import CONTAINER_BITS
 from ..models.reconstruct import reconstruct
 from ..models.threads import fixed_threads
-from ..spaces import BitAllocation, Measurement, Split
+from ..spaces import BitAllocation, BitfrontError, Measurement, Split
 from .adapting import images_passed, is_adapted
+from .deployed import deployed
 from .memory import is_out_of_memory
 from .requests import Request, failed, measured
 from .workload import Workload
@@ -30,8 +31,9 @@ _EXAMPLE_IMAGES = 8
 class Worker:
     """Measures requests on one quantized network, which it builds and calibrates once.
 
-    Allocations that the network is adapted to before they are measured, and finalists that are
-    reconstructed, are measured alone. Where weights are learned that is on a copy of their own.
+    Allocations that the network is adapted to before they are measured, finalists that are
+    reconstructed, and trained networks are measured alone. Where weights are learned that is on a
+    copy of their own.
 
     Its answers depend on the workload, the request and the number of threads, not on what it
     measured before nor with what else nor on where it runs: any number of workers gives the same
@@ -52,6 +54,8 @@ class Worker:
         self._threads = threads
         self._device = device
         self._engine: Engine | None = None
+        self._networks: Mapping[str, bytes] = {}
+        self._deployed: tuple[str, QuantizedModel, Engine | None] | None = None
         self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
             if device != "cpu":
@@ -62,11 +66,18 @@ class Worker:
             else:
                 self._model.to(device)
 
-    def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Measurement]]:
+    def measure(
+        self, requests: Sequence[Request], networks: Mapping[str, bytes] | None = None
+    ) -> Iterator[tuple[int, Measurement]]:
         """Yield the measurement of every request with its index, each as soon as it is there.
 
         What cannot be measured comes back as a measurement that `Measurement.failed`.
+
+        Args:
+            requests: What to measure.
+            networks: The trained networks that requests are for, by their digests.
         """
+        self._networks = networks or {}
         for group in self._groups(requests):
             with fixed_threads(self._threads):  # not while whoever takes the answers computes
                 answers = self._measure([requests[index] for index in group])
@@ -76,7 +87,7 @@ class Worker:
         """Yield which requests to measure together: same images, and network layers in common."""
         alike: dict[tuple[Split, float], list[int]] = {}
         for index, request in enumerate(requests):
-            if self._is_reconstructed(request) or self._is_adapted(request):
+            if self._is_reconstructed(request) or self._is_adapted(request) or request.network:
                 yield [index]
                 continue
             alike.setdefault((request.split, request.fidelity), []).append(index)
@@ -123,6 +134,8 @@ class Worker:
             reason = f"ran out of memory, even in batches of {size} images: {counts}"
         elif isinstance(counts, NonFiniteError):
             reason = self._what_is_not_finite(request) or f"cannot be computed: {counts}"
+        elif isinstance(counts, BitfrontError):
+            reason = f"could not be measured: {counts}"
         else:
             reason = f"could not be measured: {type(counts).__name__}: {counts}"
         return self._failed(request, reason, wall_s)
@@ -152,7 +165,9 @@ class Worker:
     @contextmanager
     def _network(self, request: Request) -> Iterator[tuple[QuantizedModel, Engine | None]]:
         """Give the network that a request, and others like it, is measured on; and its engine."""
-        if self._is_reconstructed(request):
+        if request.network:
+            yield self._trained(request)
+        elif self._is_reconstructed(request):
             yield self._runnable(self._reconstructed(request.allocation))
         elif not self._is_adapted(request):
             yield self._model, self._engine
@@ -161,6 +176,14 @@ class Worker:
         else:
             with self._batch_norms.corrected(request.allocation, self._engine):
                 yield self._model, self._engine
+
+    def _trained(self, request: Request) -> tuple[QuantizedModel, Engine | None]:
+        """Return the trained network of a request; it is kept for its next request."""
+        if self._deployed is None or self._deployed[0] != request.network:
+            self._deployed = None  # free its memory first
+            model = deployed(self._workload, request, self._networks.get(request.network))
+            self._deployed = (request.network, *self._runnable(model))
+        return self._deployed[1:]
 
     def _runnable(self, model: QuantizedModel) -> tuple[QuantizedModel, Engine | None]:
         """Return a network where it is to run, and an engine if that is how it runs."""
@@ -197,6 +220,7 @@ class Worker:
         allocation = request.allocation
         return (
             request.split == "test"
+            and not request.network
             and self._workload.quantizer.reconstruction != "none"
             and min(map(np.min, (*allocation.weights, *allocation.activations))) < CONTAINER_BITS
         )
@@ -256,10 +280,11 @@ class Worker:
         images = self._workload.images[request.split]
         limit = images_used(len(images), request.fidelity)
         try:
-            self._model.set_allocation(request.allocation)
-            device = next(self._model.parameters()).device
+            model = self._trained(request)[0] if request.network else self._model
+            model.set_allocation(request.allocation)
+            device = next(model.parameters()).device
             for batch, _ in images.batches(self._workload.batch_size, limit):
-                if (module := first_nonfinite(self._model, batch.to(device))) is not None:
+                if (module := first_nonfinite(model, batch.to(device))) is not None:
                     name = module.removeprefix("network.").removesuffix(".inner")
                     return f"gives values that are not finite, first in layer {name!r}"
         except Exception:  # looking more closely takes more memory

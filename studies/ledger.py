@@ -2,17 +2,18 @@
 
 It is the cache (what was measured is not measured again), the log to go on from, and the audit
 log. Evaluations are keyed by content: the workload's digest (weights, data, quantizer, code), the
-allocation, the split and the fidelity. Strategies share them, yet each is charged for what it
-asked: `asks` holds every question of every trial, in order. Sensitivity scores are kept likewise,
-by their signature. What a trial saved last is kept until it is done.
+allocation, the split, the fidelity, and the trained network if there is one. Strategies share them,
+yet each is charged for what it asked: `asks` holds every question of every trial, in order.
+Sensitivity scores are kept likewise, by their signature. What a trial saved last is kept until it
+is done; that of one which trained the network, longer.
 
 One process writes; WAL lets others read meanwhile.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from typing import Any, Literal
 from ..spaces import METRICS, Measurement, Scores, StudyError
 from .requests import Request
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the tables; what is older gets what it lacks, what is newer than this code is
 refused."""
 
@@ -60,10 +61,29 @@ _VERSION_3 = """
 CREATE TABLE checkpoints (trial TEXT PRIMARY KEY, signature TEXT NOT NULL, data BLOB NOT NULL);
 """
 
-_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
+_EVALUATED = ", ".join(
+    ("workload, allocation, split, fidelity", *_BROWSED, "measurement, measured_at")
+)
+
+_VERSION_4 = f"""
+ALTER TABLE evaluations RENAME TO evaluations_3;
+CREATE TABLE evaluations (
+    workload TEXT NOT NULL, allocation TEXT NOT NULL, split TEXT NOT NULL, fidelity REAL NOT NULL,
+    network TEXT NOT NULL DEFAULT '',
+    {", ".join(_BROWSED)},
+    measurement TEXT NOT NULL,
+    measured_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (workload, allocation, split, fidelity, network)
+);
+INSERT INTO evaluations ({_EVALUATED}) SELECT {_EVALUATED} FROM evaluations_3;
+DROP TABLE evaluations_3;
+ALTER TABLE asks ADD COLUMN network TEXT NOT NULL DEFAULT '';
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """What makes each version of the one before."""
 
-_KEY = "workload, allocation, split, fidelity"
+_KEY = "workload, allocation, split, fidelity, network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +94,14 @@ class OwnWork:
         images_forward: Images it passed through the network itself.
         images_backward: Images it passed backward.
         findings: What it wants reported, plain values by name.
+        trained: Whether it trained the network: then what it saved in the end is kept, so that
+            nothing is trained again. The ledger itself does not tell.
     """
 
     images_forward: int = 0
     images_backward: int = 0
     findings: Mapping[str, Any] = field(default_factory=dict)
+    trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +175,22 @@ class Ledger:
             version: int = found.fetchone()[0]
         return version
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write all or nothing.
+
+        Raises:
+            StudyError: If the file cannot be written.
+        """
+        try:
+            with self._db:
+                yield
+        except sqlite3.Error as error:
+            raise StudyError(
+                f"cannot write the ledger {self.path}: {error}; make room there, or make it "
+                f"writable, and run the study again: it goes on from here"
+            ) from error
+
     def close(self) -> None:
         """Close the file; what was put is in it."""
         self._db.close()
@@ -164,7 +203,7 @@ class Ledger:
         found = {}
         for request in requests:
             row = self._db.execute(
-                f"SELECT measurement FROM evaluations WHERE ({_KEY}) = (?, ?, ?, ?) "
+                f"SELECT measurement FROM evaluations WHERE ({_KEY}) = (?, ?, ?, ?, ?) "
                 "AND error IS NULL",
                 _key(workload, request),
             ).fetchone()
@@ -174,16 +213,16 @@ class Ledger:
 
     def put(self, workload: str, measurements: Sequence[Measurement]) -> None:
         """Record evaluations, in place of earlier ones of the same key, all of them or none."""
-        columns = ("workload", "allocation", "split", "fidelity", *_BROWSED, "measurement")
+        columns = (_KEY, *_BROWSED, "measurement")
         rows = []
         for measurement in measurements:
             values = measurement.to_dict()
             key = _key(workload, Request.answered_by(measurement))
             rows.append((*key, *(values[name] for name in _BROWSED), json.dumps(values)))
-        with self._db:
+        with self._writing():
             self._db.executemany(
                 f"INSERT OR REPLACE INTO evaluations ({', '.join(columns)}) "
-                f"VALUES ({', '.join('?' * len(columns))})",
+                f"VALUES ({', '.join('?' * len(rows[0]))})",
                 rows,
             )
 
@@ -192,7 +231,7 @@ class Ledger:
 
         Evaluations stay, and checkpoints of trials that are planned again.
         """
-        with self._db:
+        with self._writing():
             self._db.execute("DELETE FROM asks")
             self._db.execute("DELETE FROM trials")
             self._db.executemany(
@@ -203,18 +242,18 @@ class Ledger:
 
     def begin(self, trial: str) -> None:
         """Mark a trial as running; one that begins again forgets what it had asked."""
-        with self._db:
+        with self._writing():
             self._db.execute("DELETE FROM asks WHERE trial = ?", (trial,))
             self._db.execute("UPDATE trials SET state = 'running' WHERE id = ?", (trial,))
 
     def charge(self, trial: str, workload: str, requests: Sequence[Request]) -> None:
         """Record that a trial asked, the same question twice if it did so twice."""
-        with self._db:
+        with self._writing():
             (asked,) = self._db.execute(
                 "SELECT count(*) FROM asks WHERE trial = ?", (trial,)
             ).fetchone()
             self._db.executemany(
-                f"INSERT INTO asks (trial, position, {_KEY}) VALUES (?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO asks (trial, position, {_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (trial, asked + index, *_key(workload, request))
                     for index, request in enumerate(requests)
@@ -226,18 +265,18 @@ class Ledger:
     ) -> None:
         """Mark a trial as done, or as failed where there is an error, with its own work.
 
-        One that is done needs its checkpoint no more.
+        One that is done needs its checkpoint no more, unless it trained the network.
         """
         state = "done" if error is None else "failed"
         own = own or OwnWork()
         findings = json.dumps(own.findings, allow_nan=False)
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "UPDATE trials SET state = ?, wall_s = ?, error = ?, images_forward = ?, "
                 "images_backward = ?, findings = ? WHERE id = ?",
                 (state, wall_s, error, own.images_forward, own.images_backward, findings, trial),
             )
-            if error is None:
+            if error is None and not own.trained:
                 self._db.execute("DELETE FROM checkpoints WHERE trial = ?", (trial,))
 
     def checkpoint(self, trial: str, signature: str) -> bytes | None:
@@ -249,7 +288,7 @@ class Ledger:
 
     def put_checkpoint(self, trial: str, signature: str, data: bytes) -> None:
         """Keep what a trial saves, in place of what it saved before."""
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT OR REPLACE INTO checkpoints (trial, signature, data) VALUES (?, ?, ?)",
                 (trial, signature, data),
@@ -264,7 +303,7 @@ class Ledger:
 
     def put_scores(self, scores: Scores) -> None:
         """Keep sensitivity scores, in place of earlier ones of the same signature."""
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT OR REPLACE INTO scores (signature, kind, scores) VALUES (?, ?, ?)",
                 (scores.signature, scores.kind, json.dumps(scores.to_dict(), allow_nan=False)),
@@ -293,7 +332,9 @@ class Ledger:
     def rows(self) -> list[dict[str, Any]]:
         """Return every ask with its answer as plain values, one row each, in order."""
         of_trial = ("trials.strategy", "trials.budget", "trials.seed")
-        of_ask = ("asks.position", "asks.allocation", "asks.split", "asks.fidelity")
+        of_ask = tuple(
+            f"asks.{name}" for name in ("position", "allocation", "split", "fidelity", "network")
+        )
         columns = (*of_trial, *of_ask, *(f"evaluations.{name}" for name in _BROWSED))
         rows = self._db.execute(
             f"SELECT {', '.join(columns)} FROM asks JOIN trials ON asks.trial = trials.id "
@@ -307,5 +348,5 @@ def _unusable(path: Path, error: Exception) -> StudyError:
     return StudyError(f"the ledger {path} cannot be used: {error}")
 
 
-def _key(workload: str, request: Request) -> tuple[str, str, str, float]:
-    return workload, request.allocation.key, request.split, request.fidelity
+def _key(workload: str, request: Request) -> tuple[str, str, str, float, str]:
+    return workload, request.allocation.key, request.split, request.fidelity, request.network

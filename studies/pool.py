@@ -6,7 +6,7 @@ both give the same answers.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from .evaluation import Worker
 from .ledger import OwnWork, TrialRow
 from .progress import ProgressCallback
 from .record import Books, Record
-from .requests import Request
+from .requests import Request, held_networks
 from .trials import Ground, Trial, run_trial
 from .workload import Workload
 
@@ -32,6 +32,9 @@ class Pool(TrialDesk, Protocol):
 
     def run(self, trials: Sequence[Trial], ground: Ground) -> None:
         """Run trials to their ends; one that fails leaves the others alone."""
+
+    def keep_networks(self, digests: Collection[str]) -> None:
+        """Delete all trained networks but these."""
 
     def history(self, trial: str) -> list[Measurement]:
         """Return what a trial was answered, in the order it asked."""
@@ -95,8 +98,14 @@ class LocalPool:
         """Keep what a trial saves, in place of what it saved before."""
         self._record.put_checkpoint(trial, signature, data)
 
-    def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
+    def evaluate(
+        self,
+        requests: Sequence[Request],
+        trial: str | None = None,
+        networks: Mapping[str, bytes] | None = None,
+    ) -> list[Measurement]:
         """Answer requests in order, charged to a trial unless that is None."""
+        self._record.put_networks(networks or {})
         if trial is not None:
             self._record.charge(trial, requests)
         answers = []
@@ -119,6 +128,10 @@ class LocalPool:
             with fixed_threads(self._threads):
                 run_trial(trial, ground, self, self._workload)
 
+    def keep_networks(self, digests: Collection[str]) -> None:
+        """Delete all trained networks but these."""
+        self._record.keep_networks(digests)
+
     def history(self, trial: str) -> list[Measurement]:
         """Return what a trial was answered, in the order it asked."""
         return self._record.history(trial)
@@ -136,7 +149,8 @@ class LocalPool:
             self._worker = Worker(self._workload, self._threads)
             for note in self._worker.notes:
                 warnings.warn(note, EngineWarning, stacklevel=2)
-        ((_, measurement),) = self._worker.measure([request])
+        held = held_networks([request], self._record.network)
+        ((_, measurement),) = self._worker.measure([request], held)
         self._record.add(measurement)
         return measurement
 

@@ -8,7 +8,7 @@ object store, where a node has them once.
 import asyncio
 import platform
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +30,13 @@ from .dispatch import MAX_ATTEMPTS, Dispatcher, WorkerLostError
 from .ledger import OwnWork, TrialRow
 from .progress import ProgressCallback, ProgressEvent
 from .record import Books, Record
-from .requests import Request, failed
+from .requests import Request, failed, held_networks
 from .trials import Ground, Trial
 
 if TYPE_CHECKING:  # torch stays out of processes that hold no network
+    from torch import nn
+
+    from ..models.images import ImageSet
     from ..models.quantized import QuantizedModel
     from .evaluation import Worker
     from .workload import Workload
@@ -92,9 +95,9 @@ class _WorkerActor:
         for answered in self._prepared().measure(requests):  # noqa: UP028 - Ray sends into it
             yield answered
 
-    def measure_one(self, request: Request) -> Measurement:
+    def measure_one(self, request: Request, networks: Mapping[str, bytes]) -> Measurement:
         """Return the measurement of a request: one answer comes faster than a stream of one."""
-        ((_, measurement),) = self._prepared().measure([request])
+        ((_, measurement),) = self._prepared().measure([request], networks)
         return measurement
 
 
@@ -104,11 +107,15 @@ class _RemoteWorker:
     Args:
         actor: The actor.
         note: Told what a user should know.
+        network: Returns the trained network of a digest, or None.
     """
 
-    def __init__(self, actor: Any, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, actor: Any, note: Callable[[str], None], network: Callable[[str], bytes | None]
+    ) -> None:
         self._actor = actor
         self._note = note
+        self._network = network
 
     async def ready(self) -> None:
         """Return once the actor runs, for the first time or again, and has its network."""
@@ -129,8 +136,9 @@ class _RemoteWorker:
     async def measure(self, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Measurement]]:
         """Yield measurements as they are there, or say that the actor is lost."""
         try:
-            if len(requests) == 1:
-                yield 0, await self._actor.measure_one.remote(requests[0])
+            if len(requests) == 1:  # as all that are for a trained network
+                held = held_networks(requests, self._network)
+                yield 0, await self._actor.measure_one.remote(requests[0], held)
                 return
             async for reference in self._actor.measure.remote(requests):
                 yield await reference
@@ -162,7 +170,9 @@ class _Coordinator:
         actor = ray.remote(_WorkerActor).options(num_cpus=threads, num_gpus=gpus, max_restarts=-1)
         self._dispatcher = Dispatcher(
             [
-                _RemoteWorker(actor.remote(workload[0], threads, gpus), self._note)
+                _RemoteWorker(
+                    actor.remote(workload[0], threads, gpus), self._note, self._record.network
+                )
                 for _ in range(workers)
             ],
             lambda request: failed(request, energy, f"lost its worker {MAX_ATTEMPTS} times"),
@@ -181,9 +191,13 @@ class _Coordinator:
         return list(self._notes)
 
     async def evaluate(
-        self, requests: Sequence[Request], trial: str | None = None
+        self,
+        requests: Sequence[Request],
+        trial: str | None = None,
+        networks: Mapping[str, bytes] | None = None,
     ) -> list[Measurement]:
         """Answer requests in order, charged to a trial unless that is None."""
+        self._record.put_networks(networks or {})
         if trial is not None:
             self._record.charge(trial, requests)
         return await asyncio.gather(*(self._answer(request, trial) for request in requests))
@@ -236,6 +250,10 @@ class _Coordinator:
         """Return where the search stands."""
         return self._record.progress()
 
+    async def keep_networks(self, digests: Collection[str]) -> None:
+        """Delete all trained networks but these."""
+        self._record.keep_networks(digests)
+
     async def history(self, trial: str) -> list[Measurement]:
         """Return what a trial was answered, in the order it asked."""
         return self._record.history(trial)
@@ -264,9 +282,15 @@ class RemoteDesk:
         """Note that a trial starts, for the first time or over again."""
         _get(self.coordinator.begin.remote(trial))
 
-    def evaluate(self, requests: Sequence[Request], trial: str | None = None) -> list[Measurement]:
+    def evaluate(
+        self,
+        requests: Sequence[Request],
+        trial: str | None = None,
+        networks: Mapping[str, bytes] | None = None,
+    ) -> list[Measurement]:
         """Answer requests in order, charged to a trial unless that is None."""
-        answers: list[Measurement] = _get(self.coordinator.evaluate.remote(list(requests), trial))
+        sent = self.coordinator.evaluate.remote(list(requests), trial, networks)
+        answers: list[Measurement] = _get(sent)
         return answers
 
     def end(self, trial: str, wall_s: float, error: str | None, own: OwnWork) -> None:
@@ -324,6 +348,14 @@ class RemoteNetwork:
     def calibration(self) -> Any:
         """Return the calibration set as batches of images and labels."""
         return self._fetch().calibration()
+
+    def float_model(self, initial: bool = False) -> "nn.Module":
+        """Return a fresh copy of the float network; with its initial weights if asked."""
+        return self._fetch().float_model(initial)
+
+    def training(self) -> "ImageSet":
+        """Return the images to train on."""
+        return self._fetch().training()
 
     def _fetch(self) -> "Workload":
         import torch
@@ -386,6 +418,10 @@ class RayPool(RemoteDesk):
             if row.state not in ("done", "failed"):
                 self.end(row.id, row.wall_s, f"its process died: {died}", OwnWork())
         self._look()
+
+    def keep_networks(self, digests: Collection[str]) -> None:
+        """Delete all trained networks but these."""
+        _get(self.coordinator.keep_networks.remote(digests))
 
     def history(self, trial: str) -> list[Measurement]:
         """Return what a trial was answered, in the order it asked."""

@@ -1,6 +1,6 @@
 """The bookkeeping of a running study: the ledger, under today's prices, and the scoreboard."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from ..searchers import Pricing
 from ..spaces import Measurement, Objective, Scores
 from .checkpoints import Checkpoints
 from .ledger import Ledger, OwnWork, TrialRow
+from .networks import NetworkFiles
 from .progress import ProgressEvent
 from .requests import Request, priced
 from .scoreboard import Scoreboard
@@ -49,6 +50,7 @@ class Record:
         self._ledger = Ledger(books.folder / LEDGER_FILE)
         self._ledger.plan([trial.row() for trial in books.trials])
         self._checkpoints = Checkpoints(self._ledger)
+        self._networks = NetworkFiles(books.folder)
         self._workload = books.workload
         self._energy = books.pricing.energy
         self._scoreboard = Scoreboard(books.trials, books.objectives, books.pricing)
@@ -72,6 +74,19 @@ class Record:
     def charge(self, trial: str, requests: Sequence[Request]) -> None:
         """Charge a trial for what it asks, known or not."""
         self._ledger.charge(trial, self._workload, requests)
+
+    def put_networks(self, networks: Mapping[str, bytes]) -> None:
+        """Keep trained networks by their digests."""
+        for digest, data in networks.items():
+            self._networks.put(digest, data)
+
+    def network(self, digest: str) -> bytes | None:
+        """Return a trained network; None if it is not there."""
+        return self._networks.get(digest)
+
+    def keep_networks(self, digests: Collection[str]) -> None:
+        """Delete all trained networks but these."""
+        self._networks.keep_only(digests)
 
     def find(self, request: Request) -> Measurement | None:
         """Return the answer to a request if it was measured before."""

@@ -1,6 +1,7 @@
 """What is asked of an evaluation, and how one that failed is reported; light, without torch."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 
 from ..energy import EnergyModel
@@ -16,16 +17,34 @@ class Request:
         allocation: The widths.
         split: The images to use.
         fidelity: Share of them to use, in (0, 1].
+        network: Digest of the trained network to measure it with; empty for the study's own
+            weights. A trained network is measured as it is: neither adapted nor reconstructed.
     """
 
     allocation: BitAllocation
     split: Split = "search"
     fidelity: float = 1.0
+    network: str = ""
 
     @classmethod
     def answered_by(cls, measurement: Measurement) -> "Request":
         """Return the request that a measurement answers."""
-        return cls(measurement.allocation, measurement.split, measurement.fidelity)
+        network = measurement.network or ""
+        return cls(measurement.allocation, measurement.split, measurement.fidelity, network)
+
+
+def held_networks(
+    requests: Iterable[Request], network: Callable[[str], bytes | None]
+) -> dict[str, bytes]:
+    """Return the trained networks that requests are for, by their digests, as far as there are.
+
+    Args:
+        requests: What is asked.
+        network: Returns the network of a digest, or None.
+    """
+    digests = dict.fromkeys(request.network for request in requests if request.network)
+    found = {digest: network(digest) for digest in digests}
+    return {digest: data for digest, data in found.items() if data is not None}
 
 
 def priced(measurement: Measurement, energy: EnergyModel) -> Measurement:
@@ -146,4 +165,5 @@ def _blank(request: Request) -> Measurement:
         wall_s=0.0,
         split=request.split,
         fidelity=request.fidelity,
+        network=request.network or None,
     )

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -101,7 +101,13 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
     with redirect_stdout(sys.stderr), _pool(spec, prepared, trials, progress) as pool:
         baselines = _measure_baselines(prepared, pool, progress)
         workload = prepared.workload
-        ground = Ground(prepared.space, prepared.pricing, spec.compared, baselines.float_search)
+        ground = Ground(
+            prepared.space,
+            prepared.pricing,
+            spec.compared,
+            baselines.float_search,
+            "" if workload.train is None else workload.train.digest,
+        )
         pool.run(trials, ground)
         histories = {trial.id: pool.history(trial.id) for trial in trials}
         records = [_record(row, histories[row.id]) for row in pool.trials()]
@@ -112,6 +118,7 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
         ]
         finalists, notes = _finalists(trials, histories, spec.compared, prepared.pricing)
         tested = _measure_finalists(finalists, pool, progress)
+        pool.keep_networks({m.network for m in tested if m.network is not None})
         measuring_notes = pool.notes()
     points = _points(finalists, tested, spec.compared)
     agreement, more_notes = _table_agreement(spec, prepared, points)
@@ -264,8 +271,8 @@ def _finalists(
 def _measure_finalists(
     finalists: Sequence[_Finalist], pool: "Pool", progress: ProgressCallback | None
 ) -> list[Measurement]:
-    """Measure finalists on the test split, once for each allocation."""
-    requests = [Request(finalist.search.allocation, "test") for finalist in finalists]
+    """Measure finalists on the test split, each allocation and each trained network once."""
+    requests = [replace(Request.answered_by(f.search), split="test") for f in finalists]
     distinct = list(dict.fromkeys(requests))
     answers = dict(zip(distinct, _measure("test", distinct, pool, progress), strict=True))
     return [answers[request] for request in requests]

@@ -60,7 +60,7 @@ def compute_study_scores(
         return [problem.scores(config) for config in configs]
 
 
-def _no_evaluations(allocations: Sequence[BitAllocation], *, fidelity: float = 1.0) -> NoReturn:
+def _no_evaluations(allocations: Sequence[BitAllocation], **options: Any) -> NoReturn:
     raise AssertionError("scores need no evaluation")
 
 

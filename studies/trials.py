@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..searchers import Budget, Evaluator, ModelSource, Pricing, Problem
@@ -18,6 +19,9 @@ from .ledger import OwnWork, TrialRow
 from .requests import Request
 from .sections import StrategySpec
 from .spec import StudySpec
+
+if TYPE_CHECKING:
+    from ..searchers.problem import Networks
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,14 @@ class Ground:
         pricing: What they cost.
         objectives: What is compared.
         baseline: The float network on the search split.
+        training: Digest of the images that strategies train on; empty if none does.
     """
 
     space: BitSpace
     pricing: Pricing
     objectives: tuple[Objective, ...]
     baseline: Measurement
+    training: str = ""
 
     def problem(
         self, trial: Trial, evaluator: Evaluator, model: ModelSource | None, desk: TrialDesk
@@ -128,6 +134,7 @@ class Ground:
             [space.granularity, sorted(space.forbid)],
             [asdict(variable) for variable in space.variables],
             [[m.table.model_dump_json(), m.options.model_dump_json()] for m in models],
+            self.training if strategy.trains else "",
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -152,9 +159,20 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
     desk.begin(trial.id)
 
     def evaluator(
-        allocations: Sequence[BitAllocation], *, fidelity: float = 1.0
+        allocations: Sequence[BitAllocation],
+        *,
+        fidelity: float = 1.0,
+        networks: "Networks | None" = None,
     ) -> list[Measurement]:
-        return desk.evaluate([Request(a, "search", fidelity) for a in allocations], trial.id)
+        if networks is None:
+            return desk.evaluate([Request(a, "search", fidelity) for a in allocations], trial.id)
+        digests = [network if isinstance(network, str) else network.digest for network in networks]
+        handed = {n.digest: n.to_bytes() for n in networks if not isinstance(n, str)}
+        requests = [
+            Request(allocation, "search", fidelity, digest)
+            for allocation, digest in zip(allocations, digests, strict=True)
+        ]
+        return desk.evaluate(requests, trial.id, handed)
 
     problem = ground.problem(trial, evaluator, model, desk)
     error, findings = None, {}
@@ -168,5 +186,5 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
         error = error or f"its findings are no plain values: {type(raised).__name__}: {raised}"
     if problem.trace is not None:
         findings[TRACE] = problem.trace.to_dict()
-    own = OwnWork(problem.images_forward, problem.images_backward, findings)
+    own = OwnWork(problem.images_forward, problem.images_backward, findings, problem.finished)
     desk.end(trial.id, problem.wall_s, error, own)

@@ -29,9 +29,9 @@ from ..models.splits import Splits
 from ..models.train import TrainProgress, trained_model
 from ..models.zoo import build_model
 from ..searchers import Pricing
-from ..spaces import BitSpace, Layer, Split
+from ..spaces import BitSpace, Layer, Split, StudyError
 from .adapting import adaptation_notes, require_adaptable
-from .checks import price_space
+from .checks import price_space, require_training_images
 from .progress import ProgressCallback, ProgressEvent
 from .sections import EngineKind, ModelSpec
 from .spec import StudySpec
@@ -79,7 +79,9 @@ class Workload:
         energy: Prices the allocations.
         engine: What computes; integer kernels, or the reference; sums beyond 2^24 differ.
         adaptation: What happens to the network for an allocation before that is measured.
-        training: Images that it is fine-tuned on; None if it is not.
+        fine_tuning: Images that it is fine-tuned on; None if it is not.
+        train: Images that strategies train it on, no part of what an evaluation depends on; None if
+            none does.
     """
 
     architecture: Architecture
@@ -91,7 +93,8 @@ class Workload:
     energy: EnergyModel
     engine: EngineKind = "integer"
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
-    training: ImageSet | None = None
+    fine_tuning: ImageSet | None = None
+    train: ImageSet | None = None
 
     @classmethod
     def of(
@@ -105,6 +108,7 @@ class Workload:
         batch_size: int,
         engine: EngineKind = "integer",
         adaptation: AdaptationConfig | None = None,
+        trains: bool = False,
     ) -> "Workload":
         """Put together what an evaluation depends on.
 
@@ -117,9 +121,10 @@ class Workload:
             batch_size: Images per forward pass.
             engine: What computes.
             adaptation: What happens to the network for an allocation; nothing if None.
+            trains: Whether strategies train the network.
         """
         adaptation = adaptation or AdaptationConfig()
-        trains = adaptation.method == "fine-tune"
+        fine_tunes = adaptation.method == "fine-tune"
         return cls(
             architecture,
             {name: tensor.numpy() for name, tensor in model.state_dict().items()},
@@ -130,7 +135,8 @@ class Workload:
             energy,
             engine,
             adaptation,
-            splits.train_beginning(adaptation.images) if trains else None,
+            splits.train_beginning(adaptation.images) if fine_tunes else None,
+            splits.train if trains else None,
         )
 
     @cached_property
@@ -147,8 +153,8 @@ class Workload:
         ]
         if self.adaptation.method != "none":  # without, what older code has measured still counts
             facts.append(dataclasses.asdict(self.adaptation))
-        if self.training is not None:
-            facts += [FINE_TUNING_VERSION, self.training.digest]
+        if self.fine_tuning is not None:
+            facts += [FINE_TUNING_VERSION, self.fine_tuning.digest]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, array in self.state.items():
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
@@ -158,17 +164,30 @@ class Workload:
     @property
     def size_bytes(self) -> int:
         """Bytes of weights and images."""
-        training = [] if self.training is None else [self.training]
+        further = [images for images in (self.fine_tuning, self.train) if images is not None]
         return sum(array.nbytes for array in self.state.values()) + sum(
             images.images.nbytes + images.labels.nbytes
-            for images in (*self.images.values(), *training)
+            for images in (*self.images.values(), *further)
         )
 
-    def float_model(self) -> nn.Module:
-        """Return the network with its weights, in evaluation mode."""
+    def float_model(self, initial: bool = False) -> nn.Module:
+        """Return the network in evaluation mode, with its weights or the initial ones."""
         model = self.architecture.build()
-        model.load_state_dict({name: torch.tensor(array) for name, array in self.state.items()})
+        if not initial:
+            model.load_state_dict({name: torch.tensor(array) for name, array in self.state.items()})
         return model
+
+    def training(self) -> ImageSet:
+        """Return the images that strategies train the network on.
+
+        Raises:
+            StudyError: If none were loaded.
+        """
+        if self.train is None:
+            raise StudyError(
+                "this study loaded no images to train on; set trains = True on the strategy's class"
+            )
+        return self.train
 
     def quantized_model(self, *, repaired: bool = True) -> QuantizedModel:
         """Return a fresh, calibrated copy of the network.
@@ -188,7 +207,7 @@ class Workload:
     @property
     def adaptation_images(self) -> ImageSet:
         """What the network sees while it is adapted to an allocation."""
-        images = self.images["calibration"] if self.training is None else self.training
+        images = self.images["calibration"] if self.fine_tuning is None else self.fine_tuning
         return images.subset(np.arange(len(images))[: self.adaptation.images])
 
 
@@ -237,6 +256,7 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
     with spec.at("adaptation"):
         require_adaptable(spec.adaptation, model, splits.indices)
     space, pricing = price_space(spec, layers)
+    trains = require_training_images(spec, splits)
     with spec.at("model"):
         model = _with_weights(model, spec.model, splits, tell)
     workload = Workload.of(
@@ -248,8 +268,9 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         batch_size=spec.execution.batch_size,
         engine=spec.execution.engine,
         adaptation=spec.adaptation,
+        trains=trains,
     )
-    notes = adaptation_notes(spec.adaptation, len(workload.adaptation_images))
+    notes = adaptation_notes(spec.adaptation, len(workload.adaptation_images), trains=trains)
     return Prepared(workload, space, pricing, splits.indices.one_part, (*splits.notes, *notes))
 
 

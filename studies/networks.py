@@ -1,0 +1,75 @@
+"""The trained networks of a study, a file each, named by what is in it."""
+
+import os
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from ..spaces import StudyError
+
+NETWORKS_FOLDER = "networks"
+
+_SUFFIX = ".safetensors"
+_DIGEST = re.compile(r"[0-9a-f]{16,64}")
+
+
+class NetworkFiles:
+    """The folder of trained networks; one process writes.
+
+    Args:
+        folder: The study's folder; theirs is made in it when there is something to keep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / NETWORKS_FOLDER
+
+    def get(self, digest: str) -> bytes | None:
+        """Return what was put under a digest; None if it is not there or cannot be read."""
+        try:
+            return self._path(digest).read_bytes()
+        except (OSError, StudyError):
+            return None
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Keep a network, whole or not at all.
+
+        Raises:
+            StudyError: If the digest is none, or the file cannot be written.
+        """
+        path = self._path(digest)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            if path.is_file() and path.stat().st_size == len(data):
+                return
+            self._folder.mkdir(exist_ok=True)
+            try:
+                partial.write_bytes(data)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise StudyError(
+                f"cannot keep a trained network in {self._folder}: {error.strerror}; make room "
+                f"there, or make it writable, and run the study again: it goes on from here"
+            ) from error
+
+    def keep_only(self, digests: Collection[str]) -> None:
+        """Delete all networks but these, and what is left of interrupted writes."""
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.iterdir():
+            name = path.name
+            left_over = name.startswith(".") and name.endswith(".partial")
+            if left_over or (name.endswith(_SUFFIX) and path.stem not in digests):
+                with suppress(OSError):  # a network too many does no harm
+                    path.unlink()
+        with suppress(OSError):  # there are networks left
+            self._folder.rmdir()
+
+    def _path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise StudyError(
+                f"the digest of a trained network is hexadecimal digits, got {digest!r}"
+            )
+        return self._folder / f"{digest}{_SUFFIX}"
