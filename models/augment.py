@@ -1,8 +1,34 @@
-"""Random changes of training images that leave their class as it is."""
+"""Training images in random order, with random changes that leave their class as it is."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from .config import Augmentation
+from .images import ImageSet
+
+
+def shuffled_batches(
+    images: ImageSet, batch_size: int, augment: Augmentation, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the full batches of one shuffled pass, augmented.
+
+    Args:
+        images: What to go through.
+        batch_size: Images per batch, at most as many as there are.
+        augment: How they are changed.
+        generator: Source of randomness.
+    """
+    order = torch.randperm(len(images), generator=generator).numpy()
+    for start in range(0, len(images) - batch_size + 1, batch_size):
+        inputs, labels = images.batch(order[start : start + batch_size])
+        if augment != "none":
+            inputs = random_crop(inputs, max(1, inputs.shape[2] // 8), generator)
+        if augment == "crop-flip":
+            inputs = random_flip(inputs, generator)
+        yield inputs, labels
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:

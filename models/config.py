@@ -229,6 +229,11 @@ class QuantizerConfig:
         return replace(self, weight_observer=observer, bias_correction=False, rounding="nearest")
 
     @property
+    def for_training(self) -> "QuantizerConfig":
+        """The same, with nothing changed in the network but that its batch norms are folded."""
+        return replace(self.without_repairs, equalization=False, smoothing=None)
+
+    @property
     def digest(self) -> str:
         """A hexadecimal name of the settings, the same in every process and version."""
         text = json.dumps(self.to_dict(), sort_keys=True)

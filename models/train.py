@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..spaces import ModelError
-from .augment import random_crop, random_flip
+from .augment import shuffled_batches
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .images import ImageSet
@@ -109,7 +109,9 @@ def train(
     batch_size = min(config.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
     steps = steps_per_epoch * config.epochs
-    optimizer = optimizer or make_optimizer(model, config)
+    optimizer = optimizer or make_optimizer(
+        model.parameters(), config.optimizer, config.lr, config.weight_decay
+    )
     schedule = make_schedule(optimizer, config, steps_per_epoch)
     generator = torch.Generator().manual_seed(config.seed)
     step, epoch_loss = 0, math.nan
@@ -118,7 +120,7 @@ def train(
         torch.manual_seed(config.seed)  # For dropout, which knows no other generator.
         for epoch in range(1, config.epochs + 1):
             losses = []
-            for inputs, labels in _epoch(images, batch_size, config, generator):
+            for inputs, labels in shuffled_batches(images, batch_size, config.augment, generator):
                 value = minimised(model, inputs, labels)
                 optimizer.zero_grad()
                 value.backward()  # type: ignore[no-untyped-call]
@@ -186,20 +188,6 @@ def _training_key(model: nn.Module, images: ImageSet, config: TrainConfig) -> st
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _epoch(
-    images: ImageSet, batch_size: int, config: TrainConfig, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the full batches of one shuffled pass."""
-    order = torch.randperm(len(images), generator=generator).numpy()
-    for start in range(0, len(images) - batch_size + 1, batch_size):
-        inputs, labels = images.batch(order[start : start + batch_size])
-        if config.augment != "none":
-            inputs = random_crop(inputs, max(1, inputs.shape[2] // 8), generator)
-        if config.augment == "crop-flip":
-            inputs = random_flip(inputs, generator)
-        yield inputs, labels
 
 
 def _cross_entropy(label_smoothing: float) -> LossFunction:

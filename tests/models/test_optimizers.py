@@ -9,7 +9,7 @@ from bitfront.models.optimizers import make_optimizer, make_schedule
 
 
 def rates(config: TrainConfig, steps_per_epoch: int) -> list[float]:
-    optimizer = make_optimizer(nn.Linear(1, 1), config)
+    optimizer = make_optimizer(nn.Linear(1, 1).parameters(), config.optimizer, config.lr)
     schedule = make_schedule(optimizer, config, steps_per_epoch)
     values = []
     for _ in range(config.epochs * steps_per_epoch):
@@ -32,6 +32,6 @@ def test_learning_rates_by_hand() -> None:
 def test_frozen_parameters_are_left_out() -> None:
     model = nn.Linear(3, 2)
     model.weight.requires_grad_(False)
-    (group,) = make_optimizer(model, TrainConfig(optimizer="sgd", weight_decay=0.1)).param_groups
+    (group,) = make_optimizer(model.parameters(), "sgd", 0.1, weight_decay=0.1).param_groups
     assert [p.shape for p in group["params"]] == [torch.Size([2])]
     assert (group["momentum"], group["weight_decay"]) == (0.9, 0.1)

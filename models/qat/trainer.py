@@ -1,0 +1,394 @@
+"""Training a quantized network, epoch by epoch: Algorithm 1 of EQAT, and plainer ones within it.
+
+The loss of a step is ``CE(quantized, labels) + alpha KL(quantized || full precision) + beta E``,
+with the energy E of the widths relative to uniform 8 bit. Weights, ranges and what widths follow
+from take their steps together, each with an optimizer and a learning rate of their own.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ...spaces import BitAllocation, ModelError
+from ..augment import shuffled_batches
+from ..images import ImageSet
+from ..optimizers import make_optimizer, rate_factor
+from ..threads import fixed_threads
+from ..trained import TrainedNetwork
+from .config import QatSettings
+from .coreset import Coreset, scores
+from .network import TrainableNetwork, batch_norms
+from .optimizer_state import optimizer_state, restore_optimizer
+from .ranges import Width
+
+_SCORED = 256
+"""Images of a pass in which the members of a coreset are chosen."""
+
+
+class LearnedWidths(Protocol):
+    """Widths that are learned with the weights: a module whose parameters have gradients."""
+
+    def operands(self) -> tuple[Sequence[Width], Sequence[Width]]:
+        """Return the widths to compute with, of the weights and of the inputs by layer."""
+        ...
+
+    def energy(self) -> Tensor:
+        """Return the energy relative to uniform 8 bit, as a function of what is learned."""
+        ...
+
+    def rounded(self) -> BitAllocation:
+        """Return the nearest allocation of the space."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return what is learned."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """How an epoch went; losses are means over its images.
+
+    Attributes:
+        epoch: Its number, from 1.
+        cross_entropy: Between quantized answers and labels, in nats.
+        kl: KL(quantized || full precision), in nats; 0 if it was not computed.
+        energy: Learned energy relative to uniform 8 bit at the end; NaN if widths are constant.
+        beta: Factor of the energy at the end.
+        accuracy: Share of the training images that were right.
+        images: Images trained on.
+        images_forward: Images passed forward, in all passes.
+        images_backward: Images passed backward.
+    """
+
+    epoch: int
+    cross_entropy: float
+    kl: float
+    energy: float
+    beta: float
+    accuracy: float
+    images: int
+    images_forward: int
+    images_backward: int
+
+
+class Trainer:
+    """Trains a network with its quantizers.
+
+    Args:
+        network: What is trained, in place.
+        images: What it is trained on.
+        calibration: Images on which batch norms are estimated where their running statistics are
+            of other widths.
+        settings: How.
+        seed: Of the order of images, their augmentation, and dropout.
+        teacher: The float network of ``teacher: trained``.
+
+    Attributes:
+        epoch: Epochs done.
+        coreset: Which images epochs use.
+    """
+
+    def __init__(
+        self,
+        network: TrainableNetwork,
+        images: ImageSet,
+        calibration: Sequence[tuple[Tensor, Tensor]],
+        settings: QatSettings,
+        *,
+        seed: int,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.network, self.settings, self.epoch = network, settings, 0
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network.to(self._device)
+        self._teacher = None if teacher is None else teacher.eval().to(self._device)
+        self._images, self._calibration, self._seed = images, calibration, seed
+        self._batch_size = min(settings.batch_size, len(images))
+        self._learned: LearnedWidths | None = None
+        self._allocation: BitAllocation | None = None
+        self._estimated_at: BitAllocation | None = None
+        self.coreset = Coreset(
+            len(images),
+            fraction=settings.coreset_fraction,
+            every=settings.coreset_every,
+            at_least=self._batch_size,
+        )
+        self._optimizers: dict[str, torch.optim.Optimizer] = {
+            "weights": make_optimizer(
+                network.float_parameters(), settings.optimizer, settings.lr, settings.weight_decay
+            )
+        }
+        if ranges := network.range_parameters():
+            self._optimizers["ranges"] = make_optimizer(ranges, "adam", settings.range_lr)
+        self._scheduled = {
+            name: opt.param_groups[0]["lr"] for name, opt in self._optimizers.items()
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch that trains on all images."""
+        return len(self._images) // self._batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self._device
+
+    def learn_widths(self, learned: LearnedWidths, optimizer: torch.optim.Optimizer) -> None:
+        """Learn widths from now on.
+
+        Args:
+            learned: The widths, on `device`.
+            optimizer: Of its parameters.
+        """
+        self._learned, self._allocation = learned, None
+        self._optimizers["widths"] = optimizer
+
+    def hold_widths(self, allocation: BitAllocation) -> None:
+        """Train at constant widths from now on."""
+        self._learned, self._allocation = None, allocation
+        self._optimizers.pop("widths", None)
+
+    def run_epoch(self, beta: Callable[[float], float] = lambda energy: 0.0) -> EpochReport:
+        """Train for an epoch.
+
+        Args:
+            beta: Called at every step with the energy of the widths relative to uniform 8 bit;
+                returns the factor it has in the loss.
+
+        Raises:
+            ModelError: If a term of the loss or a gradient is not finite; says which, and where.
+        """
+        self.epoch += 1
+        generator = torch.Generator().manual_seed(self._epoch_seed())
+        with fixed_threads(self.settings.threads), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._epoch_seed())  # for dropout
+            sums = _Sums()
+            images = self._chosen(sums)
+            self.network.train()
+            steps = len(images) // self._batch_size
+            batches = shuffled_batches(images, self._batch_size, self.settings.augment, generator)
+            for step, (x, labels) in enumerate(batches):
+                self._schedule(self.epoch - 1 + step / steps)
+                where = f"in step {step + 1} of {steps} of epoch {self.epoch}"
+                self._step(x.to(self._device), labels.to(self._device), beta, sums, where)
+            self.network.eval()
+        return sums.report(self.epoch)
+
+    def trained(self, allocation: BitAllocation) -> TrainedNetwork:
+        """Return the network as it is now, to run at the widths of an allocation.
+
+        Batch norms whose running statistics are of other widths are estimated again.
+        """
+        if allocation != self._estimated_at:
+            with fixed_threads(self.settings.threads):
+                self._estimate(allocation)
+        return self.network.trained(allocation)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that training has changed, arrays and plain values by name."""
+        state: dict[str, Any] = {"epoch": self.epoch, **_prefixed("coreset/", self.coreset.state())}
+        at = self._estimated_at
+        state["estimated_at"] = None if at is None else at.to_dict()
+        for name, tensor in self.network.state_dict().items():
+            state[f"network/{name}"] = tensor.detach().cpu().numpy().copy()
+        if isinstance(self._learned, nn.Module):
+            for name, tensor in self._learned.state_dict().items():
+                state[f"widths/{name}"] = tensor.detach().cpu().numpy().copy()
+        for name, optimizer in self._optimizers.items():
+            state |= optimizer_state(optimizer, f"optimizer/{name}/")
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another trainer of the same network and settings had this `state`.
+
+        Widths are to be learned or held as they were there, before this is called.
+        """
+        self.epoch = state["epoch"]
+        self.coreset.restore(_under("coreset/", state))
+        at = state["estimated_at"]
+        self._estimated_at = None if at is None else BitAllocation.from_dict(at)
+        self.network.load_state_dict(_tensors(state, "network/"))
+        if isinstance(self._learned, nn.Module):
+            self._learned.load_state_dict(_tensors(state, "widths/"))
+        for name, optimizer in self._optimizers.items():
+            restore_optimizer(optimizer, state, f"optimizer/{name}/")
+
+    def _epoch_seed(self) -> int:
+        return int(np.random.SeedSequence([self._seed, self.epoch]).generate_state(1)[0])
+
+    def _schedule(self, epochs_done: float) -> None:
+        """Set the learning rates of what is scheduled; coresets do not shorten the schedule."""
+        total = self.settings.epochs * 10_000
+        factor = rate_factor(round(epochs_done * 10_000), total, self.settings.schedule)
+        for name, lr in self._scheduled.items():
+            for group in self._optimizers[name].param_groups:
+                group["lr"] = lr * factor
+
+    def _step(
+        self, x: Tensor, labels: Tensor, beta: Callable[[float], float], sums: "_Sums", where: str
+    ) -> None:
+        settings = self.settings
+        full = self._full_precision(x) if settings.alpha > 0 else None
+        with self._arithmetic():
+            self._set_widths()
+            logits = self.network(x).float()
+        terms = {"cross-entropy": cross_entropy(logits, labels)}
+        if full is not None:
+            log_q, log_p = logits.log_softmax(1), full.log_softmax(1)
+            terms["KL divergence"] = (log_q.exp() * (log_q - log_p)).sum(1).mean()
+        factors = {"cross-entropy": 1.0, "KL divergence": settings.alpha}
+        if self._learned is not None:
+            terms["energy"] = self._learned.energy()
+            factors["energy"] = beta(terms["energy"].item())
+        values = {name: term.item() for name, term in terms.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ModelError(
+                    f"training diverged: the {name} is {value} {where}; {self._advice()}"
+                )
+        loss = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._require_finite_gradients(where)
+        for optimizer in self._optimizers.values():
+            optimizer.step()
+        correct = int((logits.argmax(1) == labels).sum())
+        sums.add(len(x), correct, values, factors.get("energy", 0.0), passes=1 + (full is not None))
+
+    def _set_widths(self) -> None:
+        """Set the widths of this step; batch norms follow it."""
+        if self._learned is not None:
+            self.network.set_widths(*self._learned.operands())
+            self._estimated_at = self._learned.rounded()
+            return
+        if self._allocation is None:
+            raise ModelError("a trainer needs widths, learned or held, before it trains")
+        self.network.set_allocation(self._allocation)
+        self._estimated_at = self._allocation
+
+    @torch.no_grad()
+    def _full_precision(self, x: Tensor) -> Tensor:
+        with self._arithmetic():
+            if self._teacher is not None:
+                return self._teacher(x).float()  # type: ignore[no-any-return]
+            with self.network.full_precision():
+                return self.network(x).float()  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        low = self.settings.arithmetic == "bfloat16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=low):
+            yield
+
+    def _require_finite_gradients(self, where: str) -> None:
+        groups = (group for opt in self._optimizers.values() for group in opt.param_groups)
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            raise ModelError(
+                f"training diverged: a gradient is not finite {where}; {self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        return f"lower lr (now {self.settings.lr}) or range_lr (now {self.settings.range_lr})"
+
+    @torch.no_grad()
+    def _chosen(self, sums: "_Sums") -> ImageSet:
+        """Return the images of this epoch: all, or a coreset."""
+        if self.coreset.due(self.epoch):
+            self.network.eval()
+            self._set_widths()
+            progress = (self.epoch - 1) / self.settings.epochs
+            found = []
+            for x, labels in self._images.batches(_SCORED):
+                x, labels = x.to(self._device), labels.to(self._device)
+                full = self._full_precision(x)
+                with self._arithmetic():
+                    logits = self.network(x).float()
+                found.append(scores(logits, full, labels, progress))
+            sums.images_forward += 2 * len(self._images)
+            self.coreset.choose(torch.cat(found), self.epoch)
+        self.coreset.count_epoch()
+        return self._images if self.coreset.keeps_all else self._images.subset(self.coreset.indices)
+
+    @torch.no_grad()
+    def _estimate(self, allocation: BitAllocation) -> None:
+        """Set the statistics of batch norms to their means over the calibration images."""
+        norms = [norm for norm in batch_norms(self.network) if norm.track_running_stats]
+        if norms:
+            before = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+            self.network.set_allocation(allocation)
+            self.network.eval()
+            for norm in norms:
+                norm.train()
+            for x, _ in self._calibration:
+                self.network(x.to(self._device))
+            self.network.eval()
+            for norm, momentum in zip(norms, before, strict=True):
+                norm.momentum = momentum
+        self._estimated_at = allocation
+
+
+class _Sums:
+    """What an epoch adds up."""
+
+    def __init__(self) -> None:
+        self.images = self.correct = self.images_forward = 0
+        self.totals: dict[str, float] = {}
+        self.energy, self.beta = math.nan, 0.0
+
+    def add(
+        self, count: int, correct: int, values: Mapping[str, float], beta: float, *, passes: int
+    ) -> None:
+        """Add a step."""
+        self.images += count
+        self.correct += correct
+        self.images_forward += passes * count
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + count * value
+        self.energy, self.beta = values.get("energy", math.nan), beta
+
+    def report(self, epoch: int) -> EpochReport:
+        """Return the epoch's means."""
+        return EpochReport(
+            epoch,
+            self.totals["cross-entropy"] / self.images,
+            self.totals.get("KL divergence", 0.0) / self.images,
+            self.energy,
+            self.beta,
+            self.correct / self.images,
+            self.images,
+            self.images_forward,
+            self.images,
+        )
+
+
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def _under(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `_prefixed` was given."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if name.startswith(prefix)
+    }
+
+
+def _tensors(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    return {
+        name: torch.from_numpy(np.array(value)) for name, value in _under(prefix, state).items()
+    }
