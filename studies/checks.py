@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,11 @@ from ..models.data import load_data
 from ..models.locate import resolve_checkpoint
 from ..models.zoo import build_model
 from ..searchers import Pricing
-from ..spaces import BitSpace, EnergyTableError, Layer
+from ..spaces import BitSpace, EnergyTableError, Layer, StudyError
 from .spec import StudySpec
+
+if TYPE_CHECKING:
+    from ..models.splits import Splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,34 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
             for budget in spec.budgets:
                 built.check_budget(part, budget)
     return space, pricing
+
+
+def require_training_images(spec: StudySpec, splits: "Splits") -> bool:
+    """Return whether a strategy trains the network, once it is sure that it can.
+
+    Raises:
+        InvalidStudyError: If one does, and the data has no images to train on that are in no other
+            split, or only one class.
+    """
+    trains = False
+    for index, strategy in enumerate(spec.strategies):
+        if not strategy.build().trains:
+            continue
+        trains = True
+        with spec.at("strategies", index):
+            if splits.indices.one_part:
+                raise StudyError(
+                    f"{strategy.name} trains the network, and {spec.data.name} has no training "
+                    f"part: all splits are drawn from one set of images; choose data with one, "
+                    f"such as cifar10, or remove the strategy"
+                )
+            if splits.classes < 2:
+                raise StudyError(
+                    f"{strategy.name} trains the network to tell classes apart, and "
+                    f"{spec.data.name} has {splits.classes}; choose data with two classes or more, "
+                    f"or remove the strategy"
+                )
+    return trains
 
 
 def _further_tables(
@@ -135,6 +167,7 @@ def inspect(spec: StudySpec) -> Inspection:
     with spec.at("adaptation"):
         require_adaptable(spec.adaptation, model, splits.indices)
     space, pricing = price_space(spec, layers)
+    require_training_images(spec, splits)
     names = ("train", "calibration", "search", "test")
     images = {name: len(getattr(splits, name)) for name in names}
     return Inspection(layers, space, pricing, images, splits.notes)
