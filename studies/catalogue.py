@@ -8,8 +8,8 @@ from ..models.config import data_names
 from ..models.zoo import build_model, model_names
 from ..searchers import describe, strategy_names
 from ..spaces import BitAllocation
-from .spec import LIBRARY, library_studies
-from .yaml_lines import read_yaml
+from .fast import FAST
+from .spec import library_studies, read_study
 
 Row = dict[str, Any]
 
@@ -64,11 +64,11 @@ def tables() -> list[Row]:
 
 
 def studies() -> list[Row]:
-    """Return the ready studies."""
+    """Return the ready studies, with whether they have a fast profile."""
     rows = []
     for name in library_studies():
-        said = read_yaml(LIBRARY / f"{name}.yaml").value
-        rows.append({"name": name, "description": said.get("description", "")})
+        said = read_study(name).value
+        rows.append({"name": name, FAST: FAST in said, "description": said.get("description", "")})
     return rows
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import OUTPUT, cli_optuna, cli_scores, cli_write
-from .cli_options import Json, Sets, Study, load_study, parsed
+from .cli_options import Fast, Json, Sets, Study, load_study, parsed
 from .terminal import INTERRUPTED, ReportingGroup, complain, print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def common(
 @app.command()
 def run(
     study: Study,
+    fast: Fast = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that measure; 0 for none but this one.")
     ] = None,
@@ -57,7 +58,7 @@ def run(
         ("seeds",): None if seeds is None else parsed(f"[{seeds}]", "option --seeds"),
         ("output",): output,
     }
-    spec = load_study(study, sets, options)
+    spec = load_study(study, sets, options, fast=fast)
     from ..models.allocator import keep_freed_memory
     from .findings import without_trace
     from .interrupts import interruptible
@@ -92,6 +93,7 @@ def show(
     everything: Annotated[
         bool, typer.Option("--all", help="List all finalists, not the common front only.")
     ] = False,
+    fast: Fast = False,
     output: Output = OUTPUT,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +101,7 @@ def show(
     from .result import StudyResult
     from .show import find_result, point_rows, render
 
-    result = StudyResult.load(find_result(study, output))
+    result = StudyResult.load(find_result(study, output, fast=fast))
     if as_json:
         print_json(point_rows(result.points))
     else:
@@ -113,6 +115,7 @@ def ui(
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
+    fast: Fast = False,
     output: Output = OUTPUT,
     as_json: Json = False,
 ) -> None:
@@ -124,7 +127,7 @@ def ui(
 
     uri, experiment = resolve_uri(None, Path(output)), None
     if study is not None:
-        folder = find_result(study, output)
+        folder = find_result(study, output, fast=fast)
         result = StudyResult.load(folder)
         tracking = result.spec.get("tracking") or {}
         uri = resolve_uri(tracking.get("uri"), folder.parent)

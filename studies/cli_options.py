@@ -15,9 +15,15 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study: data.seed=1."),
 ]
 
+Fast = Annotated[bool, typer.Option("--fast", help="With what the study's section 'fast' says.")]
+
 
 def load_study(
-    study: str, sets: list[str] | None, options: "dict[Place, Any] | None" = None
+    study: str,
+    sets: list[str] | None,
+    options: "dict[Place, Any] | None" = None,
+    *,
+    fast: bool = False,
 ) -> "StudySpec":
     """Load a study.
 
@@ -25,6 +31,7 @@ def load_study(
         study: A study file, or the name of a ready study.
         sets: ``KEY=VALUE`` each, the key with dots and the value in YAML.
         options: Values by place; None leaves the study's.
+        fast: Whether to take its fast profile.
 
     Raises:
         StudyError: If the study is wrong.
@@ -39,7 +46,7 @@ def load_study(
         place = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
         overrides[place] = parsed(value, f"option --set {key}")
     overrides |= {place: value for place, value in (options or {}).items() if value is not None}
-    return StudySpec.load(study, overrides)
+    return StudySpec.load(study, overrides, fast=fast)
 
 
 def parsed(text: str, option: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import Json, Sets, Study, load_study, parsed
+from .cli_options import Fast, Json, Sets, Study, load_study, parsed
 from .terminal import print_facts, print_json, print_rows, stderr, stdout
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def scores(
     ] = None,
     images: Images = None,
     output: Annotated[Path | None, typer.Option(help="File to write; of one kind.")] = None,
+    fast: Fast = False,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +41,7 @@ def scores(
     configs = [ScoreConfig(kind=kind, images=images) for kind in chosen]  # type: ignore[arg-type]
     if output is not None and len(configs) > 1:
         raise typer.BadParameter("a file holds scores of one kind", param_hint="--output")
-    spec = load_study(study, sets)
+    spec = load_study(study, sets, fast=fast)
     from .progress import progress_for
     from .scoring import compute_study_scores
 
@@ -73,6 +74,7 @@ def solve(
         typer.Option("--monotone/--as-measured", help="Never let fewer bits score better."),
     ] = True,
     time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds for the solver.")] = 60.0,
+    fast: Fast = False,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
@@ -84,7 +86,7 @@ def solve(
 
     source = ScoreConfig(kind=kind, images=images) if file is None else file  # type: ignore[arg-type]
     bounds = _limits(limits or ())
-    spec = load_study(study, sets)
+    spec = load_study(study, sets, fast=fast)
     from .progress import progress_for
     from .scoring import solve_study
 

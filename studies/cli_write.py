@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import Json, Sets, Study, load_study, parsed
+from .cli_options import Fast, Json, Sets, Study, load_study, parsed
 from .terminal import BAD_INPUT, print_facts, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def validate(
         bool,
         typer.Option("--deep", help="Build the network and check layers, space and budgets too."),
     ] = False,
+    fast: Fast = False,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
@@ -96,7 +97,7 @@ def validate(
     from .faults import InvalidStudyError
 
     try:
-        spec = load_study(study, sets)
+        spec = load_study(study, sets, fast=fast)
         facts = _summary(spec) | (_inspection(spec) if deep else {})
     except InvalidStudyError as error:
         if not as_json:

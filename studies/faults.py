@@ -138,7 +138,8 @@ def _narrowed(value: Any, place: Place, message: str) -> Place:
     """Return the entry below a place that the message speaks of, else the place.
 
     The nearest level that has one is taken; in it, an entry written as ``section.key`` comes before
-    one whose key or text is quoted, and that before one whose key is a word of the message.
+    one whose key or text is quoted (the first in the message, which names the next best last), and
+    that before one whose key is a word of the message.
     """
     for part in place:
         value = value[part] if not isinstance(value, Mapping) else value.get(part)
@@ -146,9 +147,8 @@ def _narrowed(value: Any, place: Place, message: str) -> Place:
     while level:
         level = [((*at, key), inner) for at, outer in level for key, inner in _entries(outer)]
         for speaks in (_spells, _quotes, _names):
-            for found, inner in level:
-                if speaks(message, found, inner):
-                    return found
+            if told := [entry for entry in level if speaks(message, *entry)]:
+                return min(told, key=lambda entry: _first_quoted(message, *entry))[0]
     return place
 
 
@@ -162,6 +162,12 @@ def _quotes(message: str, place: Place, value: Any) -> bool:
 
 def _names(message: str, place: Place, value: Any) -> bool:
     return isinstance(place[-1], str) and _has_word(message, place[-1])
+
+
+def _first_quoted(message: str, place: Place, value: Any) -> int:
+    """Return where a message first quotes an entry's key or text; its end if it does not."""
+    quoted = (repr(text) for text in (place[-1], value) if isinstance(text, str))
+    return min((message.index(text) for text in quoted if text in message), default=len(message))
 
 
 def _has_word(message: str, word: str) -> bool:

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from ..spaces import Measurement, StudyError
 from . import OUTPUT
+from .fast import fast_version
 from .palette import styles
 from .result import RESULT_FILE, Point, StudyResult
 from .show_trials import trial_parts
-from .spec import find_study
-from .yaml_lines import read_yaml
+from .spec import read_study
+from .yaml_lines import Document
 
 COST_WORDS = {
     "energy": "energy relative to uniform 8 bit",
@@ -30,16 +31,19 @@ _WIDTH, _HEIGHT = 64, 14
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def find_result(study: str, output: str = OUTPUT) -> Path:
+def find_result(study: str, output: str = OUTPUT, *, fast: bool = False) -> Path:
     """Return the folder of a finished study.
 
     Args:
         study: A study's folder, the name of a study, or a study file.
         output: The folder that holds the folders of studies.
+        fast: Whether it is that of the fast profile of a ready study or of a study file.
 
     Raises:
         StudyError: If there is none.
     """
+    if fast:
+        return _folder(fast_version(read_study(study), study), output)
     for folder in (Path(study), Path(output) / study):
         if (folder / RESULT_FILE).is_file():
             return folder
@@ -48,7 +52,11 @@ def find_result(study: str, output: str = OUTPUT) -> Path:
             f"no finished study {study!r}: looked for {RESULT_FILE} in {study} and in "
             f"{Path(output) / study}; run it first (bitfront run STUDY), or name its folder"
         )
-    said = read_yaml(find_study(study)).value
+    return _folder(read_study(study), output)
+
+
+def _folder(document: Document, output: str) -> Path:
+    said = document.value
     return Path(str(said.get("output", output))) / str(said.get("study"))
 
 

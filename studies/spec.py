@@ -29,7 +29,8 @@ from ..models.locate import data_folder
 from ..searchers import Budget
 from ..spaces import OBJECTIVES, BitfrontError, Objective, StudyError, nearest, objective
 from . import OUTPUT
-from .faults import InvalidStudyError, fault_at, faults_of
+from .fast import fast_version, split
+from .faults import Fault, InvalidStudyError, fault_at, faults_of
 from .sections import (
     EnergySpec,
     ExecutionSpec,
@@ -122,26 +123,58 @@ class StudySpec(Section):
         return config if config.root is None else replace(config, root=str(folder))
 
     @classmethod
-    def load(cls, source: str | Path, overrides: Mapping[Place, Any] | None = None) -> "StudySpec":
+    def load(
+        cls,
+        source: str | Path,
+        overrides: Mapping[Place, Any] | None = None,
+        *,
+        fast: bool = False,
+    ) -> "StudySpec":
         """Read and check a study; nothing heavy is loaded for built-in networks.
 
         Args:
             source: Path of a study file, or the name of a ready study.
-            overrides: Values by place, in place of the file's.
+            overrides: Values by place, in place of the file's and of its fast profile's.
+            fast: Whether to return the study that its section ``fast`` makes of it. Without, the
+                section is checked all the same.
 
         Raises:
             InvalidStudyError: With file and line of everything that is wrong.
-            StudyError: If the file cannot be read.
+            StudyError: If the file cannot be read, or there is no fast profile to use.
         """
-        path = find_study(source)
-        document = read_yaml(path, path.name if path.parent == LIBRARY else str(source))
+        document = read_study(source)
+        if fast:
+            used, faults = fast_version(document, shown_name(source)), []
+        else:
+            used, profile = split(document)
+            faults = [] if profile is None else cls._own_faults(profile, used)
         for place, value in (overrides or {}).items():
-            document = document.replaced(place, value, f"option {show_place(place)}")
-        return cls.parse(document)
+            used = used.replaced(place, value, f"option {show_place(place)}")
+        try:
+            spec = cls.parse(used)
+        except InvalidStudyError as error:
+            raise InvalidStudyError((*error.faults, *faults)) from None
+        if faults:
+            raise InvalidStudyError(faults)
+        return spec
+
+    @classmethod
+    def _own_faults(cls, document: Document, other: Document) -> list[Fault]:
+        """Return what is wrong with a document and not with another one."""
+
+        def found(checked: Document) -> tuple[Fault, ...]:
+            try:
+                cls.parse(checked)
+            except InvalidStudyError as error:
+                return error.faults
+            return ()
+
+        known = found(other)
+        return [fault for fault in found(document) if fault not in known]
 
     @classmethod
     def parse(cls, document: Document) -> "StudySpec":
-        """Check a study that was read already.
+        """Check a study that was read already, without a fast profile.
 
         Raises:
             InvalidStudyError: With the origin of everything that is wrong.
@@ -225,6 +258,24 @@ class StudySpec(Section):
 def library_studies() -> list[str]:
     """Return the names of the ready studies."""
     return sorted(path.stem for path in LIBRARY.glob("*.yaml"))
+
+
+def shown_name(source: str | Path) -> str:
+    """Return what messages call a study's file: a ready study's without its folder."""
+    path = find_study(source)
+    return path.name if path.parent == LIBRARY else str(source)
+
+
+def read_study(source: str | Path) -> Document:
+    """Read a study's file as it is, unchecked.
+
+    Args:
+        source: A path, or the name of a ready study.
+
+    Raises:
+        StudyError: If it cannot be found or read.
+    """
+    return read_yaml(find_study(source), shown_name(source))
 
 
 def find_study(source: str | Path) -> Path:

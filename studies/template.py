@@ -92,6 +92,10 @@ seeds: [0, 1, 2]         # each strategy runs once with each, if the seed makes 
 #   experiment: null                     # null: the study's name
 
 # output: bitfront-runs                  # folder for folders of results
+
+# fast:                                  # what `bitfront run {file} --fast` replaces
+#   model: {{train: {{epochs: 1}}}}
+#   seeds: [0]
 """
 
 

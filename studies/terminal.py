@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
@@ -59,11 +59,12 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Print rows with equal keys as a table; numbers to the right."""
+    """Print rows with equal keys as a table; numbers to the right, names on one line."""
     table = Table(title=title or None, title_justify="left", box=None)
-    for key in rows[0] if rows else ():
+    for column, key in enumerate(rows[0] if rows else ()):
         number = all(isinstance(row[key], int | float) for row in rows)
-        table.add_column(key.replace("_", " "), justify="right" if number else "left")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(key.replace("_", " "), justify=justify, no_wrap=column == 0)
     for row in rows:
         table.add_row(*(Text(_text(value)) for value in row.values()))
     stdout().print(table)

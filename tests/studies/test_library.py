@@ -11,7 +11,8 @@ from bitfront.models.profile import profile
 from bitfront.spaces import BitfrontError
 from bitfront.studies import StudySpec, library_studies
 from bitfront.studies.checks import price_space
-from bitfront.studies.spec import LIBRARY
+from bitfront.studies.fast import FAST
+from bitfront.studies.spec import LIBRARY, read_study
 from bitfront.studies.yaml_lines import read_yaml
 
 EXPECTED = {
@@ -91,6 +92,15 @@ def test_space_and_prices_suit_the_network(study, files):
     assert len(space.layers) == layers
     assert space.size > 10**5
     assert pricing.energy.w8a8 < pricing.energy.fp32
+
+
+@pytest.mark.parametrize("study", sorted(EXPECTED))
+def test_a_fast_profile_is_valid_and_says_what_it_leaves_out(study, files):
+    if FAST not in read_study(study).value:
+        pytest.skip("it has none")
+    spec, fast = StudySpec.load(study), StudySpec.load(study, fast=True)
+    assert fast.study == f"{study}-fast"
+    assert fast.description != spec.description
 
 
 @pytest.mark.parametrize("study", sorted(EXPECTED))
