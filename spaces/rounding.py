@@ -63,9 +63,17 @@ def preferred_allocation(
             "widths are learned per layer: expected a space of granularity 'layer', got "
             f"'{space.granularity}'"
         )
-    share = np.ones((len(OPERANDS), len(space.layers), 1))
+    costs = dict(zip(OPERANDS, (weight_costs, activation_costs), strict=True))
+    widths = {operand: [0] * len(space.layers) for operand in OPERANDS}
+    shares = {operand: np.ones((len(space.layers), 1)) for operand in OPERANDS}
     for variable in space.variables:
+        total = sum(costs[slot.operand][slot.layer] for slot in variable.slots)
+        best = min(variable.choices, key=total.__getitem__)
         for slot in variable.slots:
-            share[OPERANDS.index(slot.operand), slot.layer] = 1 / len(variable.slots)
-    weight, activation = share[0] * weight_costs, share[1] * activation_costs
+            widths[slot.operand][slot.layer] = best
+            shares[slot.operand][slot.layer] = 1 / len(variable.slots)
+    free = BitAllocation([layer.name for layer in space.layers], *widths.values())
+    if not space.forbid or space.contains(free):
+        return free
+    weight, activation = (shares[operand] * costs[operand] for operand in OPERANDS)
     return space.minimum(weight[:, :, None] + activation[:, None, :])[1]
