@@ -55,7 +55,7 @@ def print_row(name: str, workload: Workload) -> None:
     allocations = [
         BitAllocation(layers, [8, *[w] * inner, 8], [8, *[a] * inner, 8]) for w, a in WIDTHS
     ]
-    if workload.training is None:  # weights are quantized, and batch norms watched, once
+    if workload.fine_tuning is None:  # weights are quantized, and batch norms watched, once
         _accuracy(worker, allocations[0], "search")
     started = time.process_time()
     _accuracy(worker, allocations[0], "search")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,8 +40,6 @@ class NetworkFiles:
         path = self._path(digest)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            if path.is_file() and path.stat().st_size == len(data):
-                return
             self._folder.mkdir(exist_ok=True)
             try:
                 partial.write_bytes(data)
@@ -54,15 +52,18 @@ class NetworkFiles:
                 f"there, or make it writable, and run the study again: it goes on from here"
             ) from error
 
+    def delete(self, digests: Iterable[str]) -> None:
+        """Delete networks, as far as they are there."""
+        for digest in digests:
+            with suppress(OSError):  # a network too many does no harm
+                self._path(digest).unlink()
+
     def keep_only(self, digests: Collection[str]) -> None:
         """Delete all networks but these, and what is left of interrupted writes."""
-        if not self._folder.is_dir():
-            return
-        for path in self._folder.iterdir():
-            name = path.name
-            left_over = name.startswith(".") and name.endswith(".partial")
-            if left_over or (name.endswith(_SUFFIX) and path.stem not in digests):
-                with suppress(OSError):  # a network too many does no harm
+        kept = {self._path(digest) for digest in digests}
+        for path in self._folder.glob(f"*{_SUFFIX}*"):
+            if path not in kept:
+                with suppress(OSError):
                     path.unlink()
         with suppress(OSError):  # there are networks left
             self._folder.rmdir()

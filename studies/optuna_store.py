@@ -55,7 +55,7 @@ def write_optuna(folder: Path) -> tuple[Path, int]:
     objectives = [OBJECTIVES[name] for name in result.spec["objectives"]]
     widths = _distributions([m.allocation for _, asked in histories for m in asked])
     limits = _limits(result)
-    finalists = {(p.strategy, p.budget, p.seed, p.search.allocation.key) for p in result.points}
+    finalists = {(p.strategy, p.budget, p.seed, *_found(p.search)) for p in result.points}
     path = folder / OPTUNA_FILE
     with _replacing(path) as partial, quiet_optuna():
         import optuna
@@ -73,7 +73,7 @@ def write_optuna(folder: Path) -> tuple[Path, int]:
                 study.set_user_attr(name, value)
             place = (trial.strategy, trial.budget, trial.seed)
             for measurement in history:
-                attributes = {"finalist": (*place, measurement.allocation.key) in finalists}
+                attributes = {"finalist": (*place, *_found(measurement)) in finalists}
                 study.add_trial(
                     _frozen(measurement, objectives, widths, limits[trial.budget], attributes)
                 )
@@ -152,6 +152,11 @@ def _distributions(allocations: Sequence[BitAllocation]) -> Distributions:
         else:
             found[name] = FloatDistribution(low, high)
     return found
+
+
+def _found(measurement: Measurement) -> tuple[str, str | None]:
+    """Return what tells a finalist from others: its allocation, and its trained network."""
+    return measurement.allocation.key, measurement.network
 
 
 def _frozen(

@@ -376,6 +376,7 @@ class RayPool(RemoteDesk):
         network: What strategies get that look into the network.
         folder: Where Tune keeps its files.
         at_once: Trials that run at the same time.
+        gpus_per_trial: Share of a GPU of each trial that trains.
         progress: Told of the search a few times a second.
         warned: What the user was warned of.
     """
@@ -383,6 +384,7 @@ class RayPool(RemoteDesk):
     network: RemoteNetwork
     folder: Path
     at_once: int
+    gpus_per_trial: float
     progress: ProgressCallback | None
     warned: set[str] = field(default_factory=set)
 
@@ -412,6 +414,7 @@ class RayPool(RemoteDesk):
             self.network,
             folder=self.folder,
             at_once=self.at_once,
+            gpus=self.gpus_per_trial,
             look=self._look,
         )
         for row in self.trials():
@@ -451,6 +454,7 @@ def ray_pool(
     workers: int,
     threads: int,
     gpus: float = 0.0,
+    gpus_per_trial: float = 0.0,
     address: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Iterator[RayPool]:
@@ -462,15 +466,20 @@ def ray_pool(
         workers: Worker processes.
         threads: CPUs and threads of torch of each.
         gpus: Share of a GPU of each, at most 1; 0 measures on CPUs.
+        gpus_per_trial: Share of a GPU of each trial that trains, at most 1; 0 trains on CPUs.
         address: A running cluster; None starts one on this machine, and stops it at the end.
         progress: Told of the search a few times a second.
 
     Raises:
-        StudyError: If the cluster cannot be reached, or no node has that many CPUs and GPUs.
+        StudyError: If the cluster cannot be reached, or has not that many CPUs and GPUs.
     """
+    trains = any(trial.trains for trial in books.trials)
     with connected(address, cpus=workers * threads, store_bytes=2 * workload.size_bytes):
         _require("threads_per_worker", threads, "CPU")
         _require("gpus_per_worker", gpus, "GPU")
+        if trains:
+            _require("gpus_per_trial", gpus_per_trial, "GPU")
+            _require_gpus_beside(workers * gpus, gpus_per_trial)
         shared = [ray.put(workload)]
         here = ray.get_runtime_context().get_node_id()
         coordinator: Any = (
@@ -485,8 +494,12 @@ def ray_pool(
         network = RemoteNetwork(shared, threads)
         try:
             _get(coordinator.start.remote())
-            at_once = max(2, workers)
-            pool = RayPool(coordinator, network, books.folder / TRIALS_FOLDER, at_once, progress)
+            # Trials that only ask take no time of their own: two are there so that one can think
+            # while the other is answered. One that trains keeps as many threads busy as a worker,
+            # which has nothing to do meanwhile.
+            at_once = workers if trains else max(2, workers)
+            folder = books.folder / TRIALS_FOLDER
+            pool = RayPool(coordinator, network, folder, at_once, gpus_per_trial, progress)
             yield pool
             pool.warn()
             _get(coordinator.close.remote())
@@ -502,6 +515,17 @@ def _require(key: str, amount: float, resource: str) -> None:
         raise StudyError(
             f"execution.{key} is {amount:g}, and no node of the Ray cluster has more than "
             f"{most:g} {resource}s"
+        )
+
+
+def _require_gpus_beside(workers_gpus: float, trial_gpus: float) -> None:
+    """Check that workers leave what a trial that trains needs: it would wait for ever."""
+    total = ray.cluster_resources().get("GPU", 0)
+    if trial_gpus > 0 and workers_gpus + trial_gpus > total + 1e-6:
+        raise StudyError(
+            f"execution.gpus_per_trial is {trial_gpus:g} and all workers together have "
+            f"{workers_gpus:g} GPUs, which is more than the {total:g} of the Ray cluster; lower "
+            f"'workers', 'gpus_per_worker' or 'gpus_per_trial'"
         )
 
 

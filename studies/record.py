@@ -12,7 +12,7 @@ from .networks import NetworkFiles
 from .progress import ProgressEvent
 from .requests import Request, priced
 from .scoreboard import Scoreboard
-from .trials import Trial
+from .trials import Trial, budget_label, front_of
 
 LEDGER_FILE = "ledger.sqlite"
 
@@ -51,6 +51,7 @@ class Record:
         self._ledger.plan([trial.row() for trial in books.trials])
         self._checkpoints = Checkpoints(self._ledger)
         self._networks = NetworkFiles(books.folder)
+        self._books = books
         self._workload = books.workload
         self._energy = books.pricing.energy
         self._scoreboard = Scoreboard(books.trials, books.objectives, books.pricing)
@@ -70,6 +71,7 @@ class Record:
         self._checkpoints.end(trial)
         self._ledger.end(trial, wall_s, error, own)
         self._scoreboard.end(trial, error)
+        self._drop_networks(trial)
 
     def charge(self, trial: str, requests: Sequence[Request]) -> None:
         """Charge a trial for what it asks, known or not."""
@@ -79,6 +81,17 @@ class Record:
         """Keep trained networks by their digests."""
         for digest, data in networks.items():
             self._networks.put(digest, data)
+
+    def _drop_networks(self, trial: str) -> None:
+        """Delete the networks that a trial which has ended needs no more: there may be hundreds."""
+        books = self._books
+        ended = next(other for other in books.trials if other.id == trial)
+        history = self._ledger.history(trial)
+        kept = {m.network for m in front_of(ended, history, books.objectives, books.pricing)}
+        dropped = {m.network for m in history if m.network is not None} - kept
+        # With another budget, the same strategy may have trained the same networks.
+        if dropped and len({budget_label(other.budget) for other in books.trials}) == 1:
+            self._networks.delete(dropped)
 
     def network(self, digest: str) -> bytes | None:
         """Return a trained network; None if it is not there."""

@@ -11,9 +11,10 @@ from ..spaces import OBJECTIVES, Measurement, Objective, StudyError
 from .findings import Pair
 
 RESULT_FILE = "result.json"
-FORMAT = 2
-"""Version of the file's layout: 2 has findings and predictions of trials, which are empty in 1; a
-reader refuses what is newer than itself."""
+FORMAT = 3
+"""Version of the file's layout: 2 has findings and predictions of trials, which are empty in 1, and
+3 has the trained networks that points were measured with; a reader refuses what is newer than
+itself."""
 
 TrialStatus = Literal["done", "failed"]
 
@@ -30,7 +31,8 @@ class Point:
         seed: Seed of its trial.
         budget: Label of its trial's budget.
         search: What the strategy saw.
-        test: The same allocation, measured once more on the test split.
+        test: The same allocation, with the same trained network if there is one, measured once more
+            on the test split.
         on_strategy_front: Whether no other finalist of the strategy (any seed, same budget)
             dominates it on the search split.
         on_front: Whether no other finalist of the study dominates it on the test split.

@@ -23,7 +23,6 @@ from ..spaces import (
     StudyError,
     as_costs,
     non_dominated,
-    pareto_front,
 )
 from .cluster import require_listening
 from .findings import notes_of, predictions
@@ -33,7 +32,7 @@ from .record import LEDGER_FILE, Books
 from .requests import Request
 from .result import Point, StudyResult, TrialRecord, write_atomic
 from .spec import StudySpec
-from .trials import Ground, Trial, planned
+from .trials import Ground, Trial, front_of, planned
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -189,6 +188,7 @@ def _pool(
         workers=execution.workers,
         threads=threads,
         gpus=execution.gpus_per_worker,
+        gpus_per_trial=execution.gpus_per_trial,
         address=execution.address,
         progress=progress,
     )
@@ -254,9 +254,7 @@ def _finalists(
     """Return each trial's front on the search split, and a note on every trial without one."""
     finalists, notes = [], []
     for trial in trials:
-        whole = [m for m in histories[trial.id] if m.fidelity == 1.0]
-        limits = trial.budget.limits
-        front = pareto_front([m for m in whole if pricing.allows(m.allocation, limits)], objectives)
+        front = front_of(trial, histories[trial.id], objectives, pricing)
         if not front:
             asked = len(histories[trial.id])
             notes.append(

@@ -216,6 +216,8 @@ class ExecutionSpec(Section):
             a key that belongs to a result.
         engine: What computes; it belongs to a result, too.
         gpus_per_worker: Share of a GPU that each worker has; 0 measures on CPUs.
+        gpus_per_trial: Share of a GPU that each trial of a strategy that trains has; 0 trains on
+            CPUs.
         address: Address of a running Ray cluster; None starts a local one.
     """
 
@@ -224,6 +226,7 @@ class ExecutionSpec(Section):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
     engine: EngineKind = "integer"
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0.0
+    gpus_per_trial: Annotated[float, Field(ge=0, le=1)] = 0.0
     address: str | None = None
 
     @model_validator(mode="after")
@@ -232,6 +235,11 @@ class ExecutionSpec(Section):
             raise ValueError("workers 0 measures in this process alone; remove 'address'")
         if self.gpus_per_worker > 0 and self.workers == 0:
             raise ValueError("workers 0 measures on the CPU; remove 'gpus_per_worker'")
+        if self.gpus_per_trial > 0 and self.workers == 0:
+            raise ValueError(
+                "workers 0 runs trials in this process, which is given no share of a GPU; remove "
+                "'gpus_per_trial'"
+            )
         return self
 
     @model_validator(mode="after")

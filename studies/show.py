@@ -68,6 +68,7 @@ def point_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
             "seed": point.seed,
             "budget": point.budget,
             "allocation": point.test.allocation.key,
+            "network": point.test.network,
             **measurement_row(point.test),
             "on_front": point.on_front,
             "on_strategy_front": point.on_strategy_front,
@@ -122,7 +123,7 @@ def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
 
 
 def _table(result: StudyResult, points: Sequence[Point]) -> Table:
-    """Return a row per strategy and allocation; several seeds may have found it."""
+    """Return a row per strategy and what it found; several seeds may have found it."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("strategy", overflow="fold")  # the numbers have no line to spare
     for heading in ("seeds", "accuracy, %", "energy", "/fp32", "/w8a8", "size", "bits w/a"):
@@ -130,7 +131,8 @@ def _table(result: StudyResult, points: Sequence[Point]) -> Table:
     colours = styles(point.strategy for point in result.points)
     found: dict[tuple[float, str, str], list[Point]] = {}
     for point in points:
-        key = (result.cost.of(point.test), point.strategy, point.test.allocation.key)
+        measured = f"{point.test.allocation.key} {point.test.network}"
+        key = (result.cost.of(point.test), point.strategy, measured)
         found.setdefault(key, []).append(point)
     for (_, strategy, _), same in sorted(found.items()):
         seeds = ",".join(map(str, sorted({point.seed for point in same})))

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..spaces import METRICS, Measurement
+from .epoch_figures import layers_name
+from .epochs import EPOCH
 from .figures import write_figures
 from .findings import agreement, trace_of, without_trace
 from .mlflow_runs import Runs, metric_key, text_of
@@ -171,7 +173,8 @@ def _log_trials(
         )
         runs.log_steps(run_id, trace)
         runs.client.log_text(run_id, json.dumps(trace.to_dict()), TRACE_FILE)
-        pictures = (learning_name(result, trial), widths_name(result, trial))
+        names = (learning_name, widths_name, layers_name)
+        pictures = [name(result, trial) for name in names]
         for path in figures:
             if path.stem in pictures:
                 runs.client.log_artifact(run_id, str(path), FIGURE_FOLDER)
@@ -181,7 +184,7 @@ def _log_trials(
         study_run_id,
         trials=len(traced),
         metrics=list(keys),
-        smooth=any(len(trace) >= NOISY_STEPS for _, trace in traced),
+        smooth=any(len(t) >= NOISY_STEPS and t.step != EPOCH for _, t in traced),
     )
     runs.client.set_experiment_tag(runs.experiment_id, LEARNING_TAG, view)
 
@@ -279,6 +282,7 @@ def _description(measurement: Measurement) -> dict[str, object]:
         "energy_table": measurement.energy_table,
         "split": measurement.split,
         "samples": measurement.samples,
+        **({} if measurement.network is None else {"network": measurement.network}),
     }
 
 

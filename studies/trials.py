@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from .. import __version__
 from ..searchers import Budget, Evaluator, ModelSource, Pricing, Problem
 from ..searchers.budget import limit_text
 from ..searchers.checkpoint import CHECKPOINT_VERSION
-from ..spaces import BitAllocation, BitSpace, Measurement, Objective
+from ..spaces import BitAllocation, BitSpace, Measurement, Objective, pareto_front
 from .desk import SharedScores, TrialCheckpoints, TrialDesk
 from .findings import TRACE, plain
 from .ledger import OwnWork, TrialRow
@@ -48,6 +48,11 @@ class Trial:
         """What people are shown."""
         return f"{self.strategy.label}, seed {self.seed}"
 
+    @property
+    def trains(self) -> bool:
+        """Whether its strategy trains the network, which takes as much as a worker does."""
+        return self.strategy.build().trains
+
     def row(self) -> TrialRow:
         """Return the trial as the ledger plans it."""
         return TrialRow(self.id, self.strategy.label, budget_label(self.budget), self.seed)
@@ -76,6 +81,24 @@ def budget_label(budget: Budget) -> str:
     """
     limits = (f"{name} <= {limit_text(limit)}" for name, limit in budget.limits.items())
     return ", ".join((f"{budget.evaluations} evaluations", *limits))
+
+
+def front_of(
+    trial: Trial, history: Iterable[Measurement], objectives: Sequence[Objective], pricing: Pricing
+) -> list[Measurement]:
+    """Return what a trial found: measured on all images, within its limits, not dominated.
+
+    Args:
+        trial: The trial.
+        history: What it was answered.
+        objectives: What is compared.
+        pricing: What allocations cost.
+    """
+    limits = trial.budget.limits
+    return pareto_front(
+        [m for m in history if m.fidelity == 1.0 and pricing.allows(m.allocation, limits)],
+        objectives,
+    )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from .desk import TrialDesk
 from .trials import Ground, Trial, run_trial
 
 _TRIAL_MEMORY_BYTES = 64 * 2**20
-"""What a trial reserves. It reserves no CPU, since workers may hold all of them, yet Tune wants
-something."""
+"""What a trial reserves, besides its share of a GPU. It reserves no CPU, since workers may hold all
+of them, yet Tune wants something."""
 
 _LOOK_INTERVAL_S = 0.25
 
@@ -29,6 +29,7 @@ def run_tune_trials(
     *,
     folder: Path,
     at_once: int,
+    gpus: float,
     look: Callable[[], None],
 ) -> str | None:
     """Run trials to their ends, each in a process that may serve several.
@@ -43,6 +44,7 @@ def run_tune_trials(
         model: The network, for strategies that look into it.
         folder: Where Tune keeps its files; emptied first.
         at_once: How many run at the same time.
+        gpus: Share of a GPU of each that trains.
         look: Called in this thread a few times a second.
 
     Returns:
@@ -52,11 +54,11 @@ def run_tune_trials(
     function = tune.with_parameters(
         _run_one, trials=list(trials), ground=ground, desk=desk, model=model
     )
-    bundle = tune.PlacementGroupFactory([{"memory": _TRIAL_MEMORY_BYTES}])
+    reserved = [_reserved(gpus if trial.trains else 0.0) for trial in trials]
     # What happens to trials is in the ledger; Tune would print tracebacks of it as well.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     results = tune.Tuner(
-        tune.with_resources(function, bundle),
+        tune.with_resources(function, lambda config: reserved[config["trial"]]),
         param_space={"trial": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -68,6 +70,11 @@ def run_tune_trials(
         ),
     ).fit()
     return _reason(results.errors[0]) if results.errors else None
+
+
+def _reserved(gpus: float) -> tune.PlacementGroupFactory:
+    bundle: dict[str, float] = {"memory": _TRIAL_MEMORY_BYTES}
+    return tune.PlacementGroupFactory([bundle | {"GPU": gpus} if gpus > 0 else bundle])
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """A strategy that trains, a few steps an epoch; a toy to try what is around such strategies on."""
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,6 +8,10 @@ import numpy as np
 
 from bitfront.models.trained import TrainedNetwork
 from bitfront.searchers import Problem, Searcher
+
+
+LOG = "TRAINED_EPOCHS"
+"""The environment variable with a file that seeds and epochs are written to, as they begin."""
 
 
 def trained_network(model, layers, allocation) -> TrainedNetwork:
@@ -47,6 +52,9 @@ class Stepping(Searcher):
             model.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         for epoch in range(start, self.epochs):
+            if LOG in os.environ:
+                with open(os.environ[LOG], "a") as file:
+                    print(problem.seed, epoch, file=file)
             x, labels = images.batch(problem.rng.permutation(len(images))[:32])
             optimizer.zero_grad()
             cross_entropy(model(x), labels).backward()

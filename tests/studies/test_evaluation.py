@@ -301,13 +301,13 @@ class TestAdaptation:
         config = AdaptationConfig(method=request.param, images=30, batch_size=10, lr=0.01)
         training = workload.images["search"].subset(np.arange(30))
         is_trained = request.param == "fine-tune"
-        return replace(workload, adaptation=config, training=training if is_trained else None)
+        return replace(workload, adaptation=config, fine_tuning=training if is_trained else None)
 
     def test_what_is_measured_is_the_adapted_network(self, workload, adapting, asked):
         plain, adapted = (measure(Worker(one), [asked])[0] for one in (workload, adapting))
         model, images = adapting.quantized_model(), adapting.adaptation_images
         model.set_allocation(asked.allocation)
-        if adapting.training is None:
+        if adapting.fine_tuning is None:
             with BatchNorms(model, images, 32).corrected(asked.allocation):
                 counts = evaluate(model, workload.images["search"], 32)
         else:
@@ -328,7 +328,7 @@ class TestAdaptation:
 
     def test_the_images_it_takes_are_counted(self, workload, adapting, asked):
         (adapted,) = measure(Worker(adapting), [asked])
-        passed = (30, 0) if adapting.training is None else (30 + 2 * 32, 30)
+        passed = (30, 0) if adapting.fine_tuning is None else (30 + 2 * 32, 30)
         assert (adapted.images_forward, adapted.images_backward) == passed
         (plain,) = measure(Worker(workload), [asked])
         assert (plain.images_forward, plain.images_backward) == (0, 0)
@@ -359,12 +359,12 @@ class TestAdaptation:
         worker = Worker(replace(adapting, images={**adapting.images, "search": broken}))
         (failed,) = measure(worker, [asked])
         assert "not finite" in failed.error
-        passed = (30, 0) if adapting.training is None else (30 + 2 * 32, 30)
+        passed = (30, 0) if adapting.fine_tuning is None else (30 + 2 * 32, 30)
         assert (failed.images_forward, failed.images_backward) == passed
 
     def test_what_diverges_fails_with_the_reason(self, workload, asked):
         config = AdaptationConfig(method="fine-tune", lr=1e38, batch_size=10)
-        diverging = replace(workload, adaptation=config, training=workload.images["search"])
+        diverging = replace(workload, adaptation=config, fine_tuning=workload.images["search"])
         (failed,) = measure(Worker(diverging), [asked])
-        assert "could not be measured: ModelError: training diverged" in failed.error
+        assert "could not be measured: training diverged" in failed.error
         assert (failed.images_forward, failed.images_backward) == (40 + 2 * 32, 40)

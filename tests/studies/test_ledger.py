@@ -202,7 +202,7 @@ def test_a_newer_schema_is_refused(tmp_path):
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
-    with pytest.raises(StudyError, match=r"has version 4 and this bitfront knows up to 3"):
+    with pytest.raises(StudyError, match=r"has version 5 and this bitfront knows up to 4"):
         Ledger(path)
 
 
@@ -243,7 +243,10 @@ def test_a_ledger_of_version_1_is_upgraded_in_place_and_keeps_all(tmp_path):
     measured_then.close()
     db = sqlite3.connect(path)
     db.execute("ATTACH ? AS now", (str(tmp_path / "now.sqlite"),))
-    db.execute("INSERT INTO evaluations SELECT * FROM now.evaluations")
+    columns = [name for _, name, *_ in db.execute("PRAGMA main.table_info(evaluations)")]
+    listed = ", ".join(columns)
+    db.execute(f"INSERT INTO evaluations ({listed}) SELECT {listed} FROM now.evaluations")
+    db.execute("UPDATE evaluations SET measurement = json_remove(measurement, '$.network')")
     db.commit()
     db.executescript("INSERT INTO trials" + values)
     db.close()

@@ -1,35 +1,70 @@
 """Strategies that train: what they get, what becomes of what they hand over."""
 
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bitfront.studies.faults import InvalidStudyError
+from bitfront.studies.ledger import Ledger
 from bitfront.studies.networks import NETWORKS_FOLDER
+from bitfront.studies.record import LEDGER_FILE
 from bitfront.studies.result import StudyResult
 from bitfront.studies.runner import measure_study
 
 TRAINERS = Path(__file__).parent.parent / "searchers" / "trainers.py"
-STUDY = {
-    ("budgets", "evaluations"): 5,
-    ("seeds",): [0],
-}
+STEPPING = {"name": "trainers:Stepping", "label": "stepping"}
+STUDY = {("budgets", "evaluations"): 5, ("seeds",): [0]}
 
 
 @pytest.fixture
-def training_study(tiny_study, monkeypatch):
+def training_study(tiny_study, tmp_path, monkeypatch):
     """Return a factory of specs with a strategy that trains."""
     monkeypatch.syspath_prepend(TRAINERS.parent)
+    monkeypatch.setenv("PYTHONPATH", str(TRAINERS.parent))  # for processes of Ray
+    monkeypatch.setenv("TRAINED_EPOCHS", str(tmp_path / "epochs"))
 
-    def load(strategies=({"name": "trainers:Stepping"},), **execution):
+    def load(*strategies, name="training", **execution):
         keys = {("execution", key): value for key, value in execution.items()}
-        return tiny_study({**STUDY, ("strategies",): list(strategies), **keys})
+        listed = list(strategies) or [STEPPING]
+        return tiny_study({**STUDY, ("study",): name, ("strategies",): listed, **keys})
 
     return load
+
+
+def epochs(tmp_path):
+    """The epochs that were trained, in order, whatever process trained them."""
+    return [int(line.split()[1]) for line in (tmp_path / "epochs").read_text().splitlines()]
 
 
 def networks(spec):
     """The digests of the trained networks in a study's folder."""
     return {path.stem for path in (spec.folder / NETWORKS_FOLDER).glob("*")}
+
+
+def histories(spec):
+    """What a study's trials were answered."""
+    with closing(Ledger(spec.folder / LEDGER_FILE)) as ledger:
+        return {row.id: ledger.history(row.id) for row in ledger.trials()}
+
+
+def evaluations(spec):
+    """What a study's ledger has of evaluations; when each was made tells it from a repetition."""
+    with closing(sqlite3.connect(spec.folder / LEDGER_FILE)) as db:
+        rows = "allocation, split, network, wall_s, measured_at"
+        return sorted(db.execute(f"SELECT {rows} FROM evaluations"))
+
+
+def timeless(result):
+    """A result without the seconds that things took."""
+
+    def still(measurement):
+        return replace(measurement, wall_s=0.0)
+
+    points = [replace(p, search=still(p.search), test=still(p.test)) for p in result.points]
+    return points, [replace(trial, wall_s=0.0) for trial in result.trials]
 
 
 def test_what_is_trained_is_measured_with_its_network_on_both_splits(training_study):
@@ -38,10 +73,140 @@ def test_what_is_trained_is_measured_with_its_network_on_both_splits(training_st
     (trial,) = result.trials
     assert (trial.status, trial.evaluations) == ("done", 3)
     assert (trial.images_forward, trial.images_backward) == (3 * 40 + 3 * 32, 3 * 32)
-    digests = {point.search.network for point in result.points}
-    assert None not in digests and digests == networks(spec)
+    (history,) = histories(spec).values()
+    assert len({measurement.network for measurement in history}) == 3
     for point in result.points:
-        assert not point.test.failed
-        assert point.test.network == point.search.network
-        assert point.test.samples == 50
+        assert point.search in history
+        assert point.test.network == point.search.network is not None
+        assert point.test.samples == 50 and not point.test.failed
     assert StudyResult.load(spec.folder) == result
+
+
+def test_networks_that_no_front_needs_are_deleted_in_the_end(training_study):
+    spec = training_study({**STEPPING, "epochs": 5})
+    result = measure_study(spec)
+    (history,) = histories(spec).values()
+    assert {point.search.network for point in result.points} == networks(spec)
+    assert len(networks(spec)) < len(history) == 5
+
+
+@pytest.mark.slow
+def test_workers_in_processes_of_their_own_measure_the_same(training_study):
+    here, there = training_study(name="here"), training_study(name="there", workers=2)
+    assert timeless(measure_study(here)) == timeless(measure_study(there))
+    assert networks(here) == networks(there)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_second_run_trains_and_measures_nothing_and_loses_nothing(
+    training_study, tmp_path, workers
+):
+    spec = training_study(STEPPING, {"name": "random"}, workers=workers)
+    first = measure_study(spec)
+    before = evaluations(spec), networks(spec), histories(spec)
+    second = measure_study(spec)
+    assert (evaluations(spec), networks(spec), histories(spec)) == before
+    assert timeless(second) == timeless(first)
+    assert second.points == first.points
+    assert epochs(tmp_path) == [0, 1, 2]
+
+
+def interrupting(done):
+    """Return what interrupts a search after so many answers, as `progress`."""
+
+    def interrupt(event):
+        if event.phase == "search" and event.done == done:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_a_study_that_is_interrupted_goes_on_from_the_last_epoch(training_study, tmp_path):
+    strategy = {**STEPPING, "epochs": 5}
+    whole, interrupted = (training_study(strategy, name=n) for n in ("whole", "interrupted"))
+    expected = measure_study(whole)
+    (tmp_path / "epochs").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        measure_study(interrupted, progress=interrupting(3))
+    assert len(networks(interrupted)) == 3
+    result = measure_study(interrupted)
+    assert epochs(tmp_path) == [0, 1, 2, 2, 3, 4]  # of the third, nothing was saved
+    assert timeless(result) == timeless(expected)
+    assert networks(interrupted) == networks(whole)
+    assert [m.network for m in next(iter(histories(interrupted).values()))] == [
+        m.network for m in next(iter(histories(whole).values()))
+    ]
+
+
+def test_a_trial_that_fails_keeps_what_it_measured_and_goes_on_from_there(training_study, tmp_path):
+    spec = training_study({**STEPPING, "epochs": 5, "fails_after": 4}, {"name": "random"})
+    result = measure_study(spec)
+    failed, other = result.trials
+    assert (failed.status, failed.evaluations, other.status) == ("failed", 3, "done")
+    assert failed.error == "RuntimeError: the gradients are not finite"
+    found = [point for point in result.points if point.strategy == "stepping"]
+    assert found and not any(point.test.failed for point in found)
+    assert networks(spec) == {point.search.network for point in found}
+    again = measure_study(spec)
+    assert epochs(tmp_path) == [0, 1, 2, 3, 3]
+    assert timeless(again) == timeless(result)
+
+
+def test_images_are_counted_as_they_are_charged(training_study):
+    trial = measure_study(training_study({**STEPPING, "fails_after": 1})).trials[0]
+    assert (trial.evaluations, trial.images_forward, trial.images_backward) == (0, 32, 32)
+
+
+def test_networks_that_are_gone_fail_by_name_and_the_study_goes_on(training_study):
+    spec = training_study()
+    with pytest.raises(KeyboardInterrupt):
+        measure_study(spec, progress=interrupting(3))
+    for path in (spec.folder / NETWORKS_FOLDER).iterdir():
+        path.unlink()
+    with closing(sqlite3.connect(spec.folder / LEDGER_FILE)) as db, db:
+        db.execute("DELETE FROM evaluations WHERE network != ''")
+    result = measure_study(spec)
+    (history,) = histories(spec).values()
+    assert [measurement.failed for measurement in history] == [True, True, False]
+    assert "is not in the study's folder any more, or cannot be read" in history[0].error
+    assert [point.search for point in result.points] == history[2:]
+
+
+def test_networks_of_a_trial_that_ended_are_deleted_before_the_next_ends(training_study):
+    seen = []
+
+    def look(event):
+        if event.phase == "search":
+            seen.append(len(networks(spec)))
+
+    spec = training_study({**STEPPING, "epochs": 5}, {"name": "random"})
+    result = measure_study(spec, progress=look)
+    assert max(seen) == 5
+    found = {point.search.network for point in result.points} - {None}
+    assert seen[-1] == len(found) < 5
+
+
+def test_data_without_a_training_part_is_refused_where_the_strategy_stands(
+    training_study, monkeypatch
+):
+    from bitfront.models import splits
+
+    draw = splits.draw_splits
+    monkeypatch.setattr(splits, "draw_splits", lambda *given: replace(draw(*given), one_part=True))
+    spec = training_study({"name": "random"}, STEPPING)
+    with pytest.raises(InvalidStudyError) as caught:
+        measure_study(spec)
+    (fault,) = caught.value.faults
+    assert fault.place.startswith("strategies[1]")
+    assert "trainers:Stepping trains the network, and digits has no training part" in str(fault)
+
+
+def test_a_disk_that_is_full_is_one_clear_error(training_study, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = measure_study(training_study())
+    (trial,) = result.trials
+    assert trial.error.startswith("StudyError: cannot keep a trained network in ")
+    assert "No space left on device; make room there" in trial.error

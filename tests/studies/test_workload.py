@@ -42,7 +42,7 @@ def test_it_works_on_read_only_arrays_as_the_object_store_gives_them(tiny_worklo
         lambda w: {"images": w.images | {"calibration": w.images["search"]}},
         lambda w: {"architecture": replace(w.architecture, name="resnet20")},
         lambda w: {"adaptation": AdaptationConfig(method="batch-norm")},
-        lambda w: {"training": w.images["search"]},
+        lambda w: {"fine_tuning": w.images["search"]},
     ],
 )
 def test_whatever_decides_accuracies_changes_the_digest(tiny_workload, change):
@@ -64,8 +64,8 @@ def test_training_images_are_read_only_to_fine_tune(tiny_study):
     plain, normalised, tuned = (
         prepare(tiny_study({("adaptation",): adaptation})).workload for adaptation in adaptations
     )
-    assert plain.training is normalised.training is None
-    assert len(tuned.training) == 100
+    assert plain.fine_tuning is normalised.fine_tuning is None
+    assert len(tuned.fine_tuning) == 100
     assert tuned.size_bytes > normalised.size_bytes == plain.size_bytes
     assert [len(w.adaptation_images) for w in (normalised, tuned)] == [32, 100]
     assert len({w.digest for w in (plain, normalised, tuned)}) == 3
