@@ -74,6 +74,10 @@ class ImageSet:
         """Return the images at ``indices``, in that order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
+    def beginning(self, count: int) -> "ImageSet":
+        """Return the first ``count`` images, or all if there are no more."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
     def batch(self, indices: Indices | slice) -> tuple[Tensor, Tensor]:
         """Return normalised images ``[k, channels, height, width]`` and their labels ``[k]``."""
         # Indexing by a slice gives a view that may be read-only; astype copies it.

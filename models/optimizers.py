@@ -42,14 +42,14 @@ def make_schedule(
     )
 
 
-def rate_factor(step: int, steps: int, schedule: Schedule, warmup: float = 0.0) -> float:
+def rate_factor(step: float, steps: float, schedule: Schedule, warmup: float = 0.0) -> float:
     """Return what a learning rate is multiplied by at a step, from 0.
 
     Args:
-        step: Steps done.
-        steps: Steps in all.
+        step: Steps, or epochs, done.
+        steps: As many in all.
         schedule: What comes after the warm-up.
-        warmup: Steps of a linear rise at the beginning.
+        warmup: As many of a linear rise at the beginning.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -10,12 +10,14 @@ from .base import Searcher
 from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
 from .checkpoint import CheckpointStore, State
+from .eqat import Eqat
 from .exhaustive import Exhaustive
 from .frontier import Frontier
 from .greedy import Greedy
 from .haq import Haq
 from .hawq import Hawq
 from .ilp import Ilp
+from .lsq import Lsq
 from .optuna_search import OptunaSearch
 from .percentile import Percentile
 from .pricing import Pricing
@@ -41,6 +43,7 @@ __all__ = [
     "BudgetSpent",
     "CheckpointStore",
     "Description",
+    "Eqat",
     "Evaluator",
     "Exhaustive",
     "Frontier",
@@ -48,6 +51,7 @@ __all__ = [
     "Haq",
     "Hawq",
     "Ilp",
+    "Lsq",
     "ModelSource",
     "OptunaSearch",
     "Percentile",

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from ...spaces import BitAllocation, ModelError
 from ..augment import shuffled_batches
+from ..config import OptimizerName
 from ..images import ImageSet
 from ..optimizers import make_optimizer, rate_factor
 from ..threads import fixed_threads
@@ -92,7 +93,8 @@ class Trainer:
         teacher: The float network of ``teacher: trained``.
 
     Attributes:
-        epoch: Epochs done.
+        epoch: Epochs done, or under way.
+        position: Epochs done, with the share of the one under way.
         coreset: Which images epochs use.
     """
 
@@ -106,9 +108,10 @@ class Trainer:
         seed: int,
         teacher: nn.Module | None = None,
     ) -> None:
-        self.network, self.settings, self.epoch = network, settings, 0
+        self.network, self.settings, self.epoch, self.position = network, settings, 0, 0.0
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network.to(self._device)
+        self._memory_format = _arranged(network, images)
         self._teacher = None if teacher is None else teacher.eval().to(self._device)
         self._images, self._calibration, self._seed = images, calibration, seed
         self._batch_size = min(settings.batch_size, len(images))
@@ -129,7 +132,8 @@ class Trainer:
         if ranges := network.range_parameters():
             self._optimizers["ranges"] = make_optimizer(ranges, "adam", settings.range_lr)
         self._scheduled = {
-            name: opt.param_groups[0]["lr"] for name, opt in self._optimizers.items()
+            name: (optimizer.param_groups[0]["lr"], settings.epochs)
+            for name, optimizer in self._optimizers.items()
         }
 
     @property
@@ -142,20 +146,28 @@ class Trainer:
         """Where it trains."""
         return self._device
 
-    def learn_widths(self, learned: LearnedWidths, optimizer: torch.optim.Optimizer) -> None:
+    def learn_widths(
+        self, learned: LearnedWidths, *, optimizer: OptimizerName, lr: float, epochs: int
+    ) -> None:
         """Learn widths from now on.
 
         Args:
-            learned: The widths, on `device`.
-            optimizer: Of its parameters.
+            learned: The widths; a module is brought to `device`.
+            optimizer: What takes their steps.
+            lr: Its learning rate, which falls as that of the weights does.
+            epochs: How many epochs they are to be learned.
         """
+        if isinstance(learned, nn.Module):
+            learned.to(self._device)
         self._learned, self._allocation = learned, None
-        self._optimizers["widths"] = optimizer
+        self._optimizers["widths"] = make_optimizer(learned.parameters(), optimizer, lr)
+        self._scheduled["widths"] = lr, epochs
 
     def hold_widths(self, allocation: BitAllocation) -> None:
         """Train at constant widths from now on."""
         self._learned, self._allocation = None, allocation
         self._optimizers.pop("widths", None)
+        self._scheduled.pop("widths", None)
 
     def run_epoch(self, beta: Callable[[float], float] = lambda energy: 0.0) -> EpochReport:
         """Train for an epoch.
@@ -177,9 +189,10 @@ class Trainer:
             steps = len(images) // self._batch_size
             batches = shuffled_batches(images, self._batch_size, self.settings.augment, generator)
             for step, (x, labels) in enumerate(batches):
-                self._schedule(self.epoch - 1 + step / steps)
+                self.position = self.epoch - 1 + step / steps
+                self._schedule(self.position)
                 where = f"in step {step + 1} of {steps} of epoch {self.epoch}"
-                self._step(x.to(self._device), labels.to(self._device), beta, sums, where)
+                self._step(self._placed(x), labels.to(self._device), beta, sums, where)
             self.network.eval()
         return sums.report(self.epoch)
 
@@ -222,14 +235,17 @@ class Trainer:
         for name, optimizer in self._optimizers.items():
             restore_optimizer(optimizer, state, f"optimizer/{name}/")
 
+    def _placed(self, x: Tensor) -> Tensor:
+        """Return images where, and as, the network computes with them."""
+        return x.to(self._device, memory_format=self._memory_format)
+
     def _epoch_seed(self) -> int:
         return int(np.random.SeedSequence([self._seed, self.epoch]).generate_state(1)[0])
 
     def _schedule(self, epochs_done: float) -> None:
         """Set the learning rates of what is scheduled; coresets do not shorten the schedule."""
-        total = self.settings.epochs * 10_000
-        factor = rate_factor(round(epochs_done * 10_000), total, self.settings.schedule)
-        for name, lr in self._scheduled.items():
+        for name, (lr, epochs) in self._scheduled.items():
+            factor = rate_factor(epochs_done, epochs, self.settings.schedule)
             for group in self._optimizers[name].param_groups:
                 group["lr"] = lr * factor
 
@@ -310,7 +326,7 @@ class Trainer:
             progress = (self.epoch - 1) / self.settings.epochs
             found = []
             for x, labels in self._images.batches(_SCORED):
-                x, labels = x.to(self._device), labels.to(self._device)
+                x, labels = self._placed(x), labels.to(self._device)
                 full = self._full_precision(x)
                 with self._arithmetic():
                     logits = self.network(x).float()
@@ -334,11 +350,36 @@ class Trainer:
             for norm in norms:
                 norm.train()
             for x, _ in self._calibration:
-                self.network(x.to(self._device))
+                self.network(self._placed(x))
             self.network.eval()
             for norm, momentum in zip(norms, before, strict=True):
                 norm.momentum = momentum
         self._estimated_at = allocation
+
+
+@torch.no_grad()
+def _arranged(network: TrainableNetwork, images: ImageSet) -> torch.memory_format:
+    """Bring a network into the memory format that convolutions are fastest in, if it runs in it.
+
+    That saves a fifth of the time of a step on the CPU.
+    """
+    if not any(layer.kind == "conv" for layer in network.layers):
+        return torch.contiguous_format
+    example, _ = images.batch(slice(0, 1))
+    _set_memory_format(network.eval(), torch.channels_last)
+    try:
+        device = next(network.parameters()).device
+        network(example.to(device, memory_format=torch.channels_last))
+    except RuntimeError:  # it takes a `view` that only contiguous tensors have
+        _set_memory_format(network, torch.contiguous_format)
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _set_memory_format(network: nn.Module, memory_format: torch.memory_format) -> None:
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 class _Sums:

@@ -1,0 +1,88 @@
+"""Quantization-aware training at constant widths, with learned step sizes.
+
+[LSQ20] Esser, McKinstry, Bablani, Appuswamy, Modha. Learned Step Size Quantization. ICLR 2020
+(arXiv:1902.08153).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+from ..models.config import ScoreConfig, ScoreKind
+from ..spaces import BitAllocation, StudyError
+from .additive import AdditiveModel, check_time_limit
+from .additive_search import solve_within
+from .problem import Problem
+from .registry import register
+from .training import Training, TrainingSearcher, note_coreset
+
+Allocate = Literal["uniform", "ilp"]
+
+
+@register("lsq")
+@dataclass(frozen=True, kw_only=True)
+class Lsq(TrainingSearcher):
+    """Trains the network at constant widths, with learned ranges [LSQ20].
+
+    With ``allocate: uniform`` these are uniform ones: the baseline that strategies which learn
+    widths in training have to be compared with, at equal epochs. With ``allocate: ilp`` they are
+    the allocation that post-training sensitivity scores say is best within the limits, so that only
+    the choice of widths differs.
+
+    The step size of a channel is its range over the number of steps; what is learned is the
+    logarithm of the range, by Adam, which needs no scaling of gradients.
+
+    Attributes:
+        allocate: Where the widths come from.
+        widths: Of ``uniform``: a training for each width that is within the limits.
+        score: Of ``ilp``: what is summed.
+        time_limit_s: Of ``ilp``: seconds the solver may take.
+    """
+
+    summary: ClassVar[str] = "Trains the network at constant widths, with learned step sizes."
+    paper: ClassVar[str] = "Esser et al., Learned Step Size Quantization, ICLR 2020"
+
+    allocate: Allocate = "uniform"
+    widths: tuple[int, ...] = (8, 6, 4, 3, 2)
+    score: ScoreKind = "kl"
+    time_limit_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ScoreConfig(kind=self.score)  # refuses what it does not know
+        check_time_limit(self.time_limit_s)
+        if not self.widths or not all(2 <= width <= 8 for width in self.widths):
+            raise StudyError(f"widths must be whole numbers from 2 to 8, got {list(self.widths)}")
+
+    def search(self, problem: Problem) -> None:
+        """Train at each allocation, one after the other."""
+        saved = problem.saved
+        allocations = self._allocations(problem)
+        first = 0 if saved is None else saved["number"]
+        for number, allocation in enumerate(allocations[first:], first):
+            resumed = saved is not None and number == first
+            seed = saved["seed"] if saved and resumed else int(problem.rng.integers(2**31))
+            trainer = self.trainer(problem, allocation, seed)
+            trainer.hold_widths(allocation)
+            if saved and resumed:
+                trainer.restore(saved)
+            training = Training(self, problem, trainer, seed=seed, number=number)
+            while not training.is_over:
+                training.run_epoch(partial(_same, allocation))
+            note_coreset(problem, trainer)
+
+    def _allocations(self, problem: Problem) -> list[BitAllocation]:
+        if self.allocate == "uniform":
+            return problem.only_allowed([problem.space.uniform(width) for width in self.widths])
+        limits = problem.budget.limits
+        if not limits:
+            raise StudyError("lsq with allocate: ilp needs a limit, such as energy: 0.5")
+        scores = problem.scores(ScoreConfig(kind=self.score))
+        model = AdditiveModel(problem.space, scores.monotone().pairs())
+        solution = solve_within(problem.pricing, model, limits, self.time_limit_s)
+        problem.findings["solver"] = [solution.to_dict()]
+        return [solution.allocation]
+
+
+def _same(allocation: BitAllocation) -> BitAllocation:
+    return allocation
