@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .canvas import DPI, GRID_COLOUR, MOST_NAMES, draw_grid, file_name, new_figure, plain_text
 from .curves import ACCURACY_AXIS, COST_AXES, INK, Curve, accuracy_range, curves, left_out
+from .epoch_figures import epoch_figures
 from .front_page import front_html
 from .prediction_page import prediction_html
 from .result import StudyResult
@@ -27,7 +28,8 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
     ``fronts.html`` is interactive, needs no network and holds the common front and that of every
     strategy; ``front.png`` and one ``front-<strategy>.png`` each show the same; ``bits.png`` the
     widths of the common front's members. ``predicted.html`` is there if a strategy predicts what
-    it measures; the pictures of `trace_figures` if it logs how its search goes.
+    it measures; the pictures of `trace_figures` if it logs how its search goes, and those of
+    `epoch_figures` if it trains.
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "fronts.html"
@@ -41,7 +43,7 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
         pictures["bits"] = bits_figure(result)
     for curve in curves(result):
         pictures[f"front-{file_name(curve.strategy)}"] = front_figure(result, curve.strategy)
-    pictures |= trace_figures(result)
+    pictures |= trace_figures(result) | epoch_figures(result)
     for name, figure in pictures.items():
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=DPI)

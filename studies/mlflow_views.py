@@ -36,6 +36,9 @@ _SMOOTHNESS = 80
 _MOST_CURVES = 12
 """More charts than these would make the page longer than a tag may be."""
 
+_ALWAYS_SHOWN = ("accuracy", "energy", "kl", "mean_weight_bits", "mean_activation_bits")
+"""Metrics that are shown even where there are more than those."""
+
 _COLUMNS = (
     "params.`strategy`",
     "params.`seed`",
@@ -122,7 +125,8 @@ def learning_view(
     Args:
         study_run_id: The run whose trials are shown.
         trials: How many there are.
-        metrics: What to show over the steps, a chart each; the first twelve are.
+        metrics: What to show over the steps, a chart each; of more than twelve, the first, and
+            in any case those of `_ALWAYS_SHOWN`.
         smooth: Whether to take the noise out of the curves, but for those of a best so far.
     """
     view = {
@@ -140,7 +144,7 @@ def learning_view(
                 lineSmoothness=_SMOOTHNESS if smooth and f".{BEST}" not in metric else 0,
                 useGlobalLineSmoothing=False,
             )
-            for metric in metrics[:_MOST_CURVES]
+            for metric in _shown(metrics)
         ],
         "compareRunSections": [
             _section(_SECTION, "How the searches went", columns=2, cardHeight=_CARD_HEIGHT_PX),
@@ -149,6 +153,12 @@ def learning_view(
         "isAccordionReordered": True,
     }
     return json.dumps(view, separators=(",", ":"))
+
+
+def _shown(metrics: Sequence[str]) -> list[str]:
+    """Return the metrics that have a chart, in their order."""
+    first = sorted(metrics, key=lambda metric: metric.partition(".")[2] not in _ALWAYS_SHOWN)
+    return [metric for metric in metrics if metric in first[:_MOST_CURVES]]
 
 
 def _filter(role: str, study_run_id: str) -> str:

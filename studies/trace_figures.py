@@ -68,12 +68,12 @@ def trace_figures(result: StudyResult) -> dict[str, "Figure"]:
 
 def learning_name(result: StudyResult, trial: TrialRecord) -> str:
     """Return what the figure with a trial's metrics is called; with the budget, of several."""
-    return f"learning-{file_name(trial.strategy)}{_budget_suffix(result, trial)}"
+    return f"learning-{file_name(trial.strategy)}{budget_suffix(result, trial)}"
 
 
 def widths_name(result: StudyResult, trial: TrialRecord) -> str:
     """Return what the figure of a trial's widths is called; with the budget, of several."""
-    return f"widths-{file_name(trial.strategy)}-s{trial.seed}{_budget_suffix(result, trial)}"
+    return f"widths-{file_name(trial.strategy)}-s{trial.seed}{budget_suffix(result, trial)}"
 
 
 def learning_figure(traces: Mapping[int, Trace], title: str, colour: str) -> "Figure":
@@ -90,7 +90,7 @@ def learning_figure(traces: Mapping[int, Trace], title: str, colour: str) -> "Fi
     rows = -(-len(panels) // columns)
     figure = new_figure(height=_MARGIN_PIXELS + rows * _PANEL_PIXELS)
     grid: Any = figure.subplots(rows, columns, squeeze=False)
-    shades = dict(zip(traces, _shades(colour, len(traces)), strict=True))
+    shades = dict(zip(traces, shades_of(colour, len(traces)), strict=True))
     longest = max(traces.values(), key=len)
     for axes, name in zip(grid.flat, panels, strict=False):
         for seed, trace in traces.items():
@@ -169,7 +169,8 @@ def moving_mean(values: Floats, window: int) -> Floats:
     return mean
 
 
-def _budget_suffix(result: StudyResult, trial: TrialRecord) -> str:
+def budget_suffix(result: StudyResult, trial: TrialRecord) -> str:
+    """Return what the names of a trial's figures end in: its budget, if there are several."""
     return f"-{file_name(trial.budget)}" if result.has_several_budgets else ""
 
 
@@ -220,7 +221,7 @@ def _legend(shades: Mapping[int, str], trace: Trace, *, best: bool) -> list["Lin
     return entries
 
 
-def _shades(colour: str, count: int) -> list[str]:
+def shades_of(colour: str, count: int) -> list[str]:
     """Return shades of a colour from dark to light; of one, the colour itself."""
     from matplotlib.colors import to_hex, to_rgb
 

@@ -274,6 +274,14 @@ def test_the_learning_page_fits_into_a_tag_of_older_stores():
     assert len(text) < 5000
 
 
+def test_the_learning_page_shows_what_people_look_for_first():
+    looked_for = ("kl", "energy", "accuracy", "mean_weight_bits", "mean_activation_bits")
+    metrics = [f"epoch.{name}" for name in (*(f"m{i}" for i in range(20)), *looked_for)]
+    view = json.loads(learning_view("0" * 32, trials=1, metrics=metrics))
+    shown = [card["metricKey"] for card in view["compareRunCharts"]]
+    assert shown == metrics[:7] + metrics[-5:]
+
+
 def test_few_steps_are_not_smoothed():
     view = json.loads(learning_view("0" * 32, trials=1, metrics=["epoch.loss"]))
     assert [card["lineSmoothness"] for card in view["compareRunCharts"]] == [0]
@@ -282,7 +290,7 @@ def test_few_steps_are_not_smoothed():
 def test_names_that_mlflow_refuses_and_long_traces_are_logged(tiny_result, tmp_path):
     names = ("energy:bitfusion", "größe/2", "a$b")
     values = [float(step) for step in range(1200)]
-    widths = [[8]] * len(values)
+    widths = [[8 - 6 * step / 1200] for step in range(1200)]
     trace = Trace("epoch", ("fc",), dict.fromkeys(names, values), widths, widths)
     logged = replace(tiny_result.trials[0], findings={"trace": trace.to_dict()})
     trials = (logged, replace(tiny_result.trials[0], budget="60 evaluations"))
@@ -294,6 +302,11 @@ def test_names_that_mlflow_refuses_and_long_traces_are_logged(tiny_result, tmp_p
     assert run.info.run_name == "uniform s0, 30 evaluations"  # there are others
     keys = ("epoch.energy_bitfusion", "epoch.größe_2", "epoch.a_b")
     assert {key: run.data.metrics[key] for key in keys} == dict.fromkeys(keys, 1199.0)
+    figures = [item.path for item in client.list_artifacts(run.info.run_id, "figures")]
+    kinds = ("layers", "learning", "widths")
+    assert [path.partition("-")[0] for path in sorted(figures)] == [f"figures/{k}" for k in kinds]
+    view = json.loads(client.get_experiment(tracked.experiment_id).tags[LEARNING_TAG])
+    assert {card["lineSmoothness"] for card in view["compareRunCharts"]} == {0}  # epochs are few
 
 
 def test_preset_page_opens_on_the_cost_that_is_compared(tiny_result, tmp_path):
