@@ -4,15 +4,25 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from bitfront.searchers import Budget
+from bitfront.searchers.synthetic import AdditiveLandscape, tabular_problem
+from bitfront.spaces import DEFAULT_OBJECTIVES, StudyError
+from bitfront.studies.checks import require_training_images
 from bitfront.studies.faults import InvalidStudyError
 from bitfront.studies.ledger import Ledger
 from bitfront.studies.networks import NETWORKS_FOLDER
 from bitfront.studies.record import LEDGER_FILE
 from bitfront.studies.result import StudyResult
 from bitfront.studies.runner import measure_study
+from bitfront.studies.sections import StrategySpec
+from bitfront.studies.trials import Ground, Trial
+from bitfront.studies.workload import prepare
 
 TRAINERS = Path(__file__).parent.parent / "searchers" / "trainers.py"
 STEPPING = {"name": "trainers:Stepping", "label": "stepping"}
@@ -186,19 +196,48 @@ def test_networks_of_a_trial_that_ended_are_deleted_before_the_next_ends(trainin
     assert seen[-1] == len(found) < 5
 
 
-def test_data_without_a_training_part_is_refused_where_the_strategy_stands(
-    training_study, monkeypatch
+@pytest.mark.parametrize(
+    ("one_part", "classes", "reason"),
+    [
+        (True, 10, "digits has no training part: all splits are drawn from one set of images; "),
+        (False, 1, "to tell classes apart, and digits has 1; choose data with two classes or more"),
+    ],
+)
+def test_data_that_nothing_can_be_trained_on_is_refused_where_the_strategy_stands(
+    training_study, one_part, classes, reason
 ):
-    from bitfront.models import splits
-
-    draw = splits.draw_splits
-    monkeypatch.setattr(splits, "draw_splits", lambda *given: replace(draw(*given), one_part=True))
+    splits = SimpleNamespace(indices=SimpleNamespace(one_part=one_part), classes=classes)
     spec = training_study({"name": "random"}, STEPPING)
-    with pytest.raises(InvalidStudyError) as caught:
-        measure_study(spec)
+    with pytest.raises(InvalidStudyError, match="trainers:Stepping trains the network") as caught:
+        require_training_images(spec, splits)
     (fault,) = caught.value.faults
     assert fault.place.startswith("strategies[1]")
-    assert "trainers:Stepping trains the network, and digits has no training part" in str(fault)
+    assert reason in fault.message
+    assert not require_training_images(training_study({"name": "random"}), splits)
+
+
+def test_training_images_belong_to_the_trial_and_not_to_what_is_measured(training_study):
+    plain = prepare(training_study({"name": "random"})).workload
+    training = prepare(training_study()).workload
+    assert training.digest == plain.digest
+    assert training.size_bytes > plain.size_bytes
+    assert len(training.training()) == 1198 - 40
+    with pytest.raises(StudyError, match="loaded no images to train on; set trains = True"):
+        plain.training()
+    before, after = training.float_model(initial=True), training.float_model()
+    initial = training.architecture.build().state_dict()
+    assert all(torch.equal(v, initial[k]) for k, v in before.state_dict().items())
+    assert all(np.array_equal(v, training.state[k]) for k, v in after.state_dict().items())
+
+
+def test_a_trial_that_trains_is_another_with_other_images_to_train_on(training_study):
+    problem = tabular_problem()
+    baseline = AdditiveLandscape(problem.energy)([problem.space.uniform(8)])[0]
+    ground = Ground(problem.space, problem.pricing, DEFAULT_OBJECTIVES, baseline, "one set")
+    other = replace(ground, training="another")
+    for spec, is_same in ((StrategySpec(**STEPPING), False), (StrategySpec(name="random"), True)):
+        trial = Trial(spec, Budget(5), 0)
+        assert (ground.signature(trial) == other.signature(trial)) == is_same
 
 
 def test_a_disk_that_is_full_is_one_clear_error(training_study, monkeypatch):
