@@ -79,10 +79,13 @@ def problem_for(searcher: Searcher, *, with_network: bool = False, **options: An
 
 
 def asked(searcher: Searcher, **options: Any) -> list[str]:
-    """Run a strategy on the `problem_for` it and return the keys of what it asked for."""
+    """Run a strategy on the `problem_for` it and return the keys of what it asked for.
+
+    With that of an allocation goes the digest of the trained network, if there is one.
+    """
     problem = problem_for(searcher, **options)
     searcher.run(problem)
-    return [measurement.allocation.key for measurement in problem.history]
+    return [m.allocation.key + (m.network or "") for m in problem.history]
 
 
 class SearcherConformance(ABC):

@@ -9,7 +9,6 @@ import numpy as np
 from bitfront.models.trained import TrainedNetwork
 from bitfront.searchers import Problem, Searcher
 
-
 LOG = "TRAINED_EPOCHS"
 """The environment variable with a file that seeds and epochs are written to, as they begin."""
 

@@ -38,6 +38,8 @@ NORMALISED = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
 def test_what_is_adapted(method, when, split, expected):
     config = AdaptationConfig(method=method, when=when)
     assert is_adapted(Request(BitAllocation(["a", "b"], [8, 8], [8, 8]), split), config) == expected
+    trained = Request(BitAllocation(["a", "b"], [8, 8], [8, 8]), split, network="ab" * 16)
+    assert not is_adapted(trained, config)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,16 @@ def test_answers_come_in_the_order_asked_each_measured_once(count):
     measured_requests = Counter(r for w in workers for batch in w.batches for r in batch)
     assert set(measured_requests.values()) == {1}
     assert all(w.batches for w in workers)
+
+
+def test_a_request_that_brings_a_network_is_in_a_call_of_its_own():
+    workers = [Worker()]
+    requests = [request(i) for i in range(50)]
+    requests[20:40] = [replace(r, network="ab" * 16) for r in requests[20:40]]
+    assert ask(workers, requests) == [answer(r) for r in requests]
+    batches = workers[0].batches
+    assert all(len(batch) == 1 for batch in batches if any(r.network for r in batch))
+    assert max(map(len, batches)) > 1
 
 
 def test_batches_are_shares_that_shrink_to_one():

@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ LAYERS = (Layer("fc", "linear", 10, 10, 0, 5, 2, 5, 2),)
 ENERGY = EnergyModel(load_table("horowitz-45nm"), LAYERS)
 
 
+DIGEST = "ab" * 16
 VALUES = np.full((1, 2, 33), np.nan)
 VALUES[0, :, [4, 8]] = [[1 / 3, 0.1], [1e-9, 0.0]]
 SCORES = Scores({"kind": "kl"}, "s", ("fc",), VALUES, images_forward=5, wall_s=0.25)
@@ -268,6 +270,78 @@ def test_a_ledger_of_version_1_is_upgraded_in_place_and_keeps_all(tmp_path):
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     db.close()
+
+
+VERSION_3 = """
+CREATE TABLE scores (signature TEXT PRIMARY KEY, kind TEXT NOT NULL, scores TEXT NOT NULL);
+ALTER TABLE trials ADD COLUMN images_forward INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE trials ADD COLUMN images_backward INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE trials ADD COLUMN findings TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE checkpoints (trial TEXT PRIMARY KEY, signature TEXT NOT NULL, data BLOB NOT NULL);
+INSERT INTO checkpoints VALUES ('t', 's', CAST('saved' AS BLOB));
+PRAGMA user_version = 3;
+"""
+"""What the third version has beyond the first, with a checkpoint."""
+
+
+def test_what_a_ledger_of_version_3_has_counts_for_networks_without_training(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    now = Ledger(tmp_path / "now.sqlite")
+    now.put("w", [answer(request(8))])
+    now.close()
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1.split("INSERT INTO trials")[0])
+    db.execute("ATTACH ? AS now", (str(tmp_path / "now.sqlite"),))
+    columns = ", ".join(name for _, name, *_ in db.execute("PRAGMA main.table_info(evaluations)"))
+    db.execute(f"INSERT INTO evaluations ({columns}) SELECT {columns} FROM now.evaluations")
+    db.execute("UPDATE evaluations SET measured_at = 'then'")
+    db.commit()
+    db.executescript("INSERT INTO trials" + VERSION_1.split("INSERT INTO trials")[1] + VERSION_3)
+    db.close()
+    upgraded = Ledger(path)
+    assert upgraded.get("w", [request(8)]) == {request(8): answer(request(8))}
+    assert [row["network"] for row in upgraded.rows()] == [""]
+    assert upgraded.checkpoint("t", "s") == b"saved"
+    trained = request(8, network=DIGEST)
+    upgraded.put("w", [answer(trained, correct=5)])
+    found = upgraded.get("w", [request(8), trained])
+    assert [m.accuracy for m in found.values()] == [3 / 7, 5 / 7]
+    upgraded.close()
+    with closing(sqlite3.connect(path)) as db:
+        times = db.execute("SELECT measured_at FROM evaluations WHERE network = ''").fetchall()
+        assert times == [("then",)]
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        assert "evaluations_3" not in tables
+
+
+def test_a_trained_network_is_another_key(ledger):
+    one, two = (request(8, network=digit * 32) for digit in "12")
+    ledger.plan([TrialRow("t", "eqat", "3 evaluations", 0)])
+    ledger.put("w", [answer(one, correct=1), answer(two, correct=2), answer(request(8), correct=3)])
+    assert [m.accuracy for m in ledger.get("w", [two, request(8), one]).values()] == [
+        2 / 7, 3 / 7, 1 / 7,
+    ]  # fmt: skip
+    ledger.charge("t", "w", [two, request(8), one, two])
+    assert [m.network for m in ledger.history("t")] == ["2" * 32, None, "1" * 32, "2" * 32]
+    assert [row["network"] for row in ledger.rows()] == ["2" * 32, "", "1" * 32, "2" * 32]
+
+
+def test_a_trial_that_trained_keeps_its_checkpoint_when_it_is_done(ledger):
+    for trial, trained in (("asked", False), ("trained", True)):
+        ledger.plan([TrialRow(trial, "eqat", "3 evaluations", 0)])
+        ledger.put_checkpoint(trial, "s", b"saved")
+        ledger.end(trial, 1.0, None, OwnWork(trained=trained))
+        assert ledger.checkpoint(trial, "s") == (b"saved" if trained else None)
+
+
+def test_a_ledger_that_cannot_be_written_is_one_clear_error(ledger):
+    ledger._db.execute("PRAGMA max_page_count = 1")  # the disk is full
+    with pytest.raises(StudyError, match=r"cannot write the ledger .*: database or disk is full"):
+        ledger.put_checkpoint("t", "s", bytes(10**6))
+    ledger._db.execute("PRAGMA max_page_count = 1000000")
+    ledger._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(StudyError, match=r"cannot write the ledger .* and run the study again"):
+        ledger.put("w", [answer(request(8))])
 
 
 def test_a_broken_upgrade_leaves_the_old_version(tmp_path):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,9 @@ def test_a_measurement_follows_from_counts():
     assert (answer.energy_vs_w8a8, answer.energy_table) == (1.0, "horowitz-45nm")
     assert answer.bops == 10 * 8 * 8
     assert Request.answered_by(answer) == REQUEST
+    trained = replace(REQUEST, network="ab" * 16)
+    answer = replace(answer, network="ab" * 16)
+    assert Request.answered_by(answer) == trained
 
 
 def test_a_failure_names_its_allocation_and_is_priced():
