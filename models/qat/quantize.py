@@ -57,10 +57,11 @@ def affine_grid(low: Tensor, high: Tensor, bits: Tensor) -> LearnedGrid:
     """
     low, high, width = low.double(), high.double(), bits.double()
     levels = torch.exp2(width) - 1
-    scale = ((high - low) / levels).clamp_min(_TINY)
-    # Where zero falls on the grid is a whole number; it moves no point but through the scale.
-    zero = torch.minimum((-low / scale).round(), levels).detach()
-    return LearnedGrid(scale.to(bits.dtype), -zero.to(bits.dtype), (levels - zero).to(bits.dtype))
+    scale = ((high - low) / levels).clamp_min(_TINY).to(bits.dtype)
+    # Where zero falls on the grid is a whole number; it moves no point but through the scale. With
+    # the rounded scale, as in `quantizers.tensor_grid`: between two codes the last bit decides.
+    zero = torch.minimum((-low / scale.double()).round(), levels).detach()
+    return LearnedGrid(scale, -zero.to(bits.dtype), (levels - zero).to(bits.dtype))
 
 
 def symmetric_grid(largest: Tensor, bits: Tensor, turned: Tensor | None = None) -> LearnedGrid:
