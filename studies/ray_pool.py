@@ -520,7 +520,7 @@ def _require(key: str, amount: float, resource: str) -> None:
 
 def _require_gpus_beside(workers_gpus: float, trial_gpus: float) -> None:
     """Check that workers leave what a trial that trains needs: it would wait for ever."""
-    total = ray.cluster_resources().get("GPU", 0)
+    total = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     if trial_gpus > 0 and workers_gpus + trial_gpus > total + 1e-6:
         raise StudyError(
             f"execution.gpus_per_trial is {trial_gpus:g} and all workers together have "

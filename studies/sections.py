@@ -19,7 +19,7 @@ from ..energy import EnergyOptions, load_table
 from ..models.config import TrainConfig
 from ..models.locate import resolve_checkpoint
 from ..models.zoo import check_model_name
-from ..searchers import Searcher, build
+from ..searchers import Budget, Searcher, build
 from ..spaces import KNOWN_WIDTHS, BitSpace, Granularity, Layer, SpaceError
 
 Operand = Literal["weight", "activation"]
@@ -154,13 +154,14 @@ class EnergySpec(Section):
 
 
 class StrategySpec(BaseModel):
-    """One strategy; every key beside these three is a setting of it.
+    """One strategy; every key beside these four is a setting of it.
 
     Attributes:
         name: A registered name, or ``package.module:Class``.
         label: What it is called in results; the name if left out.
         granularity: The part of the study's space it searches: ``channel`` for all of a per-channel
             space, ``layer`` for its layer-wise corner; as much as the strategy can if None.
+        budgets: What it may spend, in place of the study's budgets; those if None.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -168,6 +169,9 @@ class StrategySpec(BaseModel):
     name: str
     label: Label = Field(default_factory=lambda given: given.get("name", "?"))
     granularity: Granularity | None = None
+    budgets: Annotated[tuple[Budget, ...], Field(min_length=1), AfterValidator(distinct)] | None = (
+        None
+    )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -236,10 +240,7 @@ class ExecutionSpec(Section):
         if self.gpus_per_worker > 0 and self.workers == 0:
             raise ValueError("workers 0 measures on the CPU; remove 'gpus_per_worker'")
         if self.gpus_per_trial > 0 and self.workers == 0:
-            raise ValueError(
-                "workers 0 runs trials in this process, which is given no share of a GPU; remove "
-                "'gpus_per_trial'"
-            )
+            raise ValueError("workers 0 shares out no GPUs; remove 'gpus_per_trial'")
         return self
 
     @model_validator(mode="after")

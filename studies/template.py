@@ -85,6 +85,7 @@ seeds: [0, 1, 2]         # each strategy runs once with each, if the seed makes 
 #   batch_size: 256
 #   engine: integer                      # or reference, the slower float simulation
 #   gpus_per_worker: 0                   # share of a GPU; needs engine: reference
+#   gpus_per_trial: 0                    # the same for trials that train
 #   address: null                        # of a running Ray cluster
 
 # tracking:

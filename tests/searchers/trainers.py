@@ -67,3 +67,19 @@ class Stepping(Searcher):
             problem.log("epoch", allocation, accuracy=measured.accuracy)
             state = {name: value.numpy() for name, value in model.state_dict().items()}
             problem.save({"epoch": epoch + 1, **state})
+
+
+class Telling(Stepping):
+    """Tells which GPUs its process was given."""
+
+    def search(self, problem: Problem) -> None:
+        problem.findings["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        super().search(problem)
+
+
+class Asking(Searcher):
+    """Does not train, and tells the same."""
+
+    def search(self, problem: Problem) -> None:
+        problem.findings["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        problem.evaluate([problem.space.uniform(8)])

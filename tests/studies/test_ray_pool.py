@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bitfront.searchers import Budget, Pricing
-from bitfront.spaces import DEFAULT_OBJECTIVES, BitSpace, ModelError, StudyError
+from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation, BitSpace, ModelError, StudyError
 from bitfront.studies.cluster import connected
 from bitfront.studies.record import Books
 from bitfront.studies.requests import Request
@@ -74,6 +74,35 @@ def test_killed_workers_cost_no_answer_and_no_charge(open_pool, requests, tiny_w
         assert set(worker_processes()).isdisjoint(killed)
     expected = [measurement for _, measurement in Worker(tiny_workload).measure(requests)]
     assert [replace(m, wall_s=0.0) for m in history] == [replace(m, wall_s=0.0) for m in expected]
+
+
+def test_killed_workers_get_the_networks_they_had_again(open_pool, tiny_workload):
+    from bitfront.studies.evaluation import Worker
+    from tests.searchers.trainers import trained_network
+
+    networks = []
+    for number in range(8):
+        model = tiny_workload.float_model()
+        model.fc1.bias.data += 0.1 * number
+        allocation = BitAllocation.uniform(tiny_workload.layers, 4)
+        networks.append(trained_network(model, tiny_workload.layers, allocation))
+    requests = [Request(n.allocation, network=n.digest) for n in networks]
+    held = {network.digest: network.to_bytes() for network in networks}
+    with open_pool() as pool, ThreadPoolExecutor() as thread:
+        answers = thread.submit(pool.evaluate, requests, TRIAL.id, held)
+        while len(pool.history(TRIAL.id)) < 2:
+            assert not answers.done()
+        for process in worker_processes():
+            os.kill(process, signal.SIGKILL)
+        history = answers.result(timeout=60)
+        tested = list(pool.each([replace(request, split="test") for request in requests[:2]]))
+        (lost,) = pool.evaluate([replace(requests[0], network="ab" * 16)])
+    expected = [measurement for _, measurement in Worker(tiny_workload).measure(requests, held)]
+    assert [replace(m, wall_s=0.0) for m in history] == [replace(m, wall_s=0.0) for m in expected]
+    assert [(m.network, m.samples, m.failed) for m in tested] == [
+        (request.network, 50, False) for request in requests[:2]
+    ]
+    assert "is not in the study's folder any more" in lost.error
 
 
 def test_workers_that_die_idle_come_back_ready(open_pool, requests):

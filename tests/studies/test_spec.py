@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from bitfront.energy import EnergyOptions
@@ -16,6 +17,7 @@ from bitfront.spaces import EnergyTableError, InfeasibleError, Layer, SpaceError
 from bitfront.studies import InvalidStudyError, StudySpec
 from bitfront.studies.checks import price_space
 from bitfront.studies.cli import app
+from bitfront.studies.trials import planned
 from bitfront.studies.yaml_lines import Document
 
 GOOD = """\
@@ -527,6 +529,11 @@ a GPU for no workers
 + workers: 0, gpus_per_worker: 0.5, engine: reference
 27: execution.gpus_per_worker: workers 0 measures on the CPU; remove 'gpus_per_worker'
 
+a GPU for trials without processes
+- workers: 0
++ workers: 0, gpus_per_trial: 0.5
+27: execution.gpus_per_trial: workers 0 shares out no GPUs; remove 'gpus_per_trial'
+
 more than a GPU
 - workers: 0
 + gpus_per_worker: 2, engine: reference
@@ -697,3 +704,29 @@ def test_an_error_that_knows_its_place_keeps_it():
         spec.at("energy"),
     ):
         raise EnergyTableError("table is empty")
+
+
+OWN_BUDGETS = """\
+    label: chance
+    budgets: [{evaluations: 3}, {evaluations: 4, limits: {energy: LIMIT}}]
+"""
+
+
+def test_a_strategy_may_have_budgets_of_its_own():
+    text = changed("    label: chance\n", OWN_BUDGETS.replace("LIMIT", "0.8"))
+    spec = StudySpec.load(write(text))
+    assert [budget.evaluations for budget in spec.budgets_of(spec.strategies[0])] == [5]
+    assert [budget.evaluations for budget in spec.budgets_of(spec.strategies[1])] == [3, 4]
+    trials = [(t.strategy.label, t.budget.evaluations) for t in planned(spec) if t.seed == 0]
+    assert trials == [("uniform", 5), ("chance", 3), ("chance", 4)]
+    assert StudySpec.load(write(yaml.safe_dump(spec.to_dict()))) == spec
+
+
+def test_budgets_of_a_strategy_are_checked_where_they_stand():
+    text = changed("    label: chance\n", OWN_BUDGETS.replace("LIMIT", "0.001"))
+    text = text.replace("  limits: {energy: 0.9}\n", "")
+    line = text.splitlines().index(
+        "    budgets: [{evaluations: 3}, {evaluations: 4, limits: {energy: 0.001}}]"
+    )
+    with pytest.raises(InvalidStudyError, match=rf"study.yaml:{line + 1}: .*smallest"):
+        price_space(StudySpec.load(write(text)), LAYERS)
