@@ -56,16 +56,16 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
         energy = EnergyModel(load_table(spec.energy.table), layers, options=spec.energy.options)
         _require_priced(space, energy)
     pricing = Pricing(energy, _further_tables(spec, space, energy))
-    for index, budget in enumerate(spec.budgets):
+    for place, budget in spec.budget_places():
         for name, limit in budget.limits.items():
-            with spec.at("budgets", index, "limits", name):
+            with spec.at(*place, "limits", name):
                 pricing.check_feasible(space, {name: limit})
     for index, strategy in enumerate(spec.strategies):
         with spec.at("strategies", index):
             built = strategy.build()
             part = strategy.searched(space)
             built.check(part)
-            for budget in spec.budgets:
+            for budget in spec.budgets_of(strategy):
                 built.check_budget(part, budget)
     return space, pricing
 
@@ -108,7 +108,7 @@ def _further_tables(
     Raises:
         InvalidStudyError: If a limit needs that one.
     """
-    limited = {name for budget in spec.budgets for name in budget.limits}
+    limited = {name for _, budget in spec.budget_places() for name in budget.limits}
     models = {}
     for index, name in enumerate(spec.energy.also):
         table = load_table(name)

@@ -83,7 +83,8 @@ class StudySpec(Section):
         energy: What prices an allocation.
         objectives: What the front trades off.
         strategies: What is compared.
-        budgets: What each strategy may spend, and limits on what it may propose.
+        budgets: What each strategy may spend, and limits on what it may propose; a strategy may
+            have budgets of its own instead.
         seeds: Every strategy runs once with each, if the seed makes a difference to it.
         execution: Where the work is done.
         tracking: Where results are logged.
@@ -199,16 +200,28 @@ class StudySpec(Section):
             InvalidStudyError: With the place of the limit.
         """
         tables = [load_table(name).id for name in (self.energy.table, *self.energy.also)]
-        for index, budget in enumerate(self.budgets):
+        for place, budget in self.budget_places():
             for name in budget.limits:
                 _, colon, table = name.partition(":")
                 if colon and table not in tables:
-                    with self.at("budgets", index, "limits", name):
+                    with self.at(*place, "limits", name):
                         raise StudyError(
                             f"the study has no table {table!r}, only "
                             f"{', '.join(map(repr, tables))}: name one of these, or add it to "
                             f"energy.also"
                         )
+
+    def budgets_of(self, strategy: StrategySpec) -> tuple[Budget, ...]:
+        """Return the budgets of a strategy: its own, or the study's."""
+        return strategy.budgets or self.budgets
+
+    def budget_places(self) -> Iterator[tuple[tuple[str | int, ...], Budget]]:
+        """Yield all budgets of the study and of its strategies, each with its place."""
+        for index, budget in enumerate(self.budgets):
+            yield ("budgets", index), budget
+        for number, strategy in enumerate(self.strategies):
+            for index, budget in enumerate(strategy.budgets or ()):
+                yield ("strategies", number, "budgets", index), budget
 
     def _check_repairs(self) -> None:
         """Check that finalists are not fitted in two ways.

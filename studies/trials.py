@@ -67,7 +67,7 @@ def planned(spec: StudySpec) -> list[Trial]:
     return [
         Trial(strategy, budget, seed)
         for strategy in spec.strategies
-        for budget in spec.budgets
+        for budget in spec.budgets_of(strategy)
         for seed in (spec.seeds[:1] if strategy.build().deterministic else spec.seeds)
     ]
 
