@@ -1,4 +1,4 @@
-"""Accuracy by epoch of all that trained in a study, to print: Figure 2 of EQAT for any strategy."""
+"""Accuracy by epoch of all that trained in a study, to print: Figure 1 of EQAT for any strategy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Trainings that learn widths, to print: accuracy by epoch, and the width of each layer by epoch.
 
-They are Figures 2 and 1 of EQAT (doi:10.1145/3716368.3735291), for any strategy whose steps are
+They are Figures 1 and 2 of EQAT (doi:10.1145/3716368.3735291), for any strategy whose steps are
 epochs. A trial that trains several networks, one after the other, numbers them by a metric.
 """
 
