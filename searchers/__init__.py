@@ -10,6 +10,7 @@ from .base import Searcher
 from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
 from .checkpoint import CheckpointStore, State
+from .edmips import EdMips
 from .eqat import Eqat
 from .exhaustive import Exhaustive
 from .frontier import Frontier
@@ -43,6 +44,7 @@ __all__ = [
     "BudgetSpent",
     "CheckpointStore",
     "Description",
+    "EdMips",
     "Eqat",
     "Evaluator",
     "Exhaustive",
