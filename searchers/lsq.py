@@ -9,14 +9,15 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from ..models.config import ScoreConfig, ScoreKind
-from ..spaces import BitAllocation, StudyError
+from ..spaces import BitAllocation, BitSpace, StudyError
 from .additive import AdditiveModel, check_time_limit
 from .additive_search import solve_within
+from .budget import Budget
 from .problem import Problem
 from .registry import register
 from .training import Training, TrainingSearcher, note_coreset
 
-Allocate = Literal["uniform", "ilp"]
+Allocate = Literal["uniform", "widest", "ilp"]
 
 
 @register("lsq")
@@ -24,17 +25,18 @@ Allocate = Literal["uniform", "ilp"]
 class Lsq(TrainingSearcher):
     """Trains the network at constant widths, with learned ranges [LSQ20].
 
-    With ``allocate: uniform`` these are uniform ones: the baseline that strategies which learn
-    widths in training have to be compared with, at equal epochs. With ``allocate: ilp`` they are
-    the allocation that post-training sensitivity scores say is best within the limits, so that only
-    the choice of widths differs.
+    With ``allocate: uniform`` these are uniform ones, and with ``widest`` the widest uniform ones
+    within the limits: the baseline that strategies which learn widths in training have to be
+    compared with, at equal epochs. With ``ilp`` they are the allocation that post-training
+    sensitivity scores say is best within the limits: then only the choice of widths differs.
 
     The step size of a channel is its range over the number of steps; what is learned is the
     logarithm of the range, by Adam, which needs no scaling of gradients.
 
     Attributes:
         allocate: Where the widths come from.
-        widths: Of ``uniform``: a training for each width that is within the limits.
+        widths: Of ``uniform``: a training for each width that is within the limits. Of ``widest``:
+            a training for the first of these.
         score: Of ``ilp``: what is summed.
         time_limit_s: Of ``ilp``: seconds the solver may take.
     """
@@ -54,6 +56,19 @@ class Lsq(TrainingSearcher):
         if not self.widths or not all(2 <= width <= 8 for width in self.widths):
             raise StudyError(f"widths must be whole numbers from 2 to 8, got {list(self.widths)}")
 
+    def check_budget(self, space: BitSpace, budget: Budget) -> None:
+        """Check that a training can be measured to its end, and that there is a limit for ``ilp``.
+
+        Raises:
+            StudyError: If not.
+        """
+        super().check_budget(space, budget)
+        if self.allocate == "ilp" and not budget.limits:
+            raise StudyError(
+                "lsq with allocate: ilp needs a limit, such as limits: {energy: 0.5}; without one "
+                "the widest widths are the best"
+            )
+
     def search(self, problem: Problem) -> None:
         """Train at each allocation, one after the other."""
         saved = problem.saved
@@ -72,11 +87,11 @@ class Lsq(TrainingSearcher):
             note_coreset(problem, trainer)
 
     def _allocations(self, problem: Problem) -> list[BitAllocation]:
-        if self.allocate == "uniform":
-            return problem.only_allowed([problem.space.uniform(width) for width in self.widths])
+        if self.allocate != "ilp":
+            uniform = [problem.space.uniform(width) for width in self.widths]
+            allowed = problem.only_allowed(uniform)
+            return allowed if self.allocate == "uniform" else allowed[:1]
         limits = problem.budget.limits
-        if not limits:
-            raise StudyError("lsq with allocate: ilp needs a limit, such as energy: 0.5")
         scores = problem.scores(ScoreConfig(kind=self.score))
         model = AdditiveModel(problem.space, scores.monotone().pairs())
         solution = solve_within(problem.pricing, model, limits, self.time_limit_s)
