@@ -72,29 +72,35 @@ class ActivationQuantizer(RangeQuantizer):
     def __init__(self, ends: Range, kind: ActivationRanges, scheme: ActivationScheme) -> None:
         super().__init__()
         self.kind, self.scheme = kind, scheme
-        self.register_buffer("start", torch.tensor([min(ends[0], 0.0), max(ends[1], 0.0)]))
+        low, high = min(ends[0], 0.0), max(ends[1], 0.0)
+        if low == high:  # nothing but zeros was seen; a range of no size could never grow
+            high = 1.0
+        self.register_buffer("start", torch.tensor([low, high]))
         self.log_ratio = None if kind == "minmax" else nn.Parameter(torch.zeros(2))
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Return the ends of the range, as they are learned; an end at 0 stays there."""
         now = self.start if self.log_ratio is None else self.start * self.log_ratio.exp()
         low, high = now.unbind()
-        return low, high
+        return -high if self.scheme == "symmetric" else low, high
 
     def quantized(self, x: Tensor, bits: Tensor) -> Tensor:
         """Return the activation quantized."""
         if self.kind == "minmax" and self.training:
             self._follow(x)
         low, high = self.ends()
-        if self.kind == "pact":  # only what is clipped moves an end
-            x = torch.minimum(torch.maximum(x, low), high)
-            low, high = low.detach(), high.detach()
-        grid: LearnedGrid
+        if self.kind != "pact":
+            return quantize_through(x, self._grid(low, high, bits))
+        # Only what is clipped moves an end; it is clipped where the points end.
+        grid = self._grid(low.detach(), high.detach(), bits)
+        low = low + (grid.bottom * grid.scale - low).detach()
+        high = high + (grid.top * grid.scale - high).detach()
+        return quantize_through(torch.clamp(x, low, high), grid)
+
+    def _grid(self, low: Tensor, high: Tensor, bits: Tensor) -> LearnedGrid:
         if self.scheme == "symmetric":
-            grid = symmetric_grid(high, bits)
-        else:
-            grid = affine_grid(low, high, bits)
-        return quantize_through(x, grid)
+            return symmetric_grid(high, bits)
+        return affine_grid(low, high, bits)
 
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:

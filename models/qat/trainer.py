@@ -27,7 +27,7 @@ from .config import QatSettings
 from .coreset import Coreset, scores
 from .network import TrainableNetwork, batch_norms
 from .optimizer_state import optimizer_state, restore_optimizer
-from .ranges import Width
+from .ranges import Mixture, Width
 
 _SCORED = 256
 """Images of a pass in which the members of a coreset are chosen."""
@@ -284,13 +284,29 @@ class Trainer:
     def _set_widths(self) -> None:
         """Set the widths of this step; batch norms follow it."""
         if self._learned is not None:
-            self.network.set_widths(*self._learned.operands())
-            self._estimated_at = self._learned.rounded()
+            operands = self._learned.operands()
+            self.network.set_widths(*operands)
+            self._estimated_at = self._allocation_of(operands)
             return
         if self._allocation is None:
             raise ModelError("a trainer needs widths, learned or held, before it trains")
         self.network.set_allocation(self._allocation)
         self._estimated_at = self._allocation
+
+    def _allocation_of(self, operands: Sequence[Sequence[Width]]) -> BitAllocation | None:
+        """Return the allocation that widths are; None for mixtures and widths that are not whole.
+
+        What is deployed then is none of those that batch norms have seen.
+        """
+        rows = []
+        for widths in operands:
+            if any(isinstance(width, Mixture) for width in widths):
+                return None
+            bits = torch.stack([width.detach() for width in widths]).tolist()  # type: ignore[union-attr]
+            if not all(map(float.is_integer, bits)):
+                return None
+            rows.append([int(each) for each in bits])
+        return BitAllocation([layer.name for layer in self.network.layers], rows[0], rows[1])
 
     @torch.no_grad()
     def _full_precision(self, x: Tensor) -> Tensor:
