@@ -1,6 +1,8 @@
 """Strategies that train: what they get, what becomes of what they hand over."""
 
 import sqlite3
+import subprocess
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +25,11 @@ from bitfront.studies.runner import measure_study
 from bitfront.studies.sections import StrategySpec
 from bitfront.studies.trials import Ground, Trial
 from bitfront.studies.workload import prepare
+from tests.studies.test_going_on import asks_so_far, command, kill_with_all_it_started
 
 TRAINERS = Path(__file__).parent.parent / "searchers" / "trainers.py"
 STEPPING = {"name": "trainers:Stepping", "label": "stepping"}
-STUDY = {("budgets", "evaluations"): 5, ("seeds",): [0]}
+STUDY = {("budgets", "evaluations"): 20, ("seeds",): [0]}
 
 
 @pytest.fixture
@@ -100,24 +103,21 @@ def test_networks_that_no_front_needs_are_deleted_in_the_end(training_study):
     assert len(networks(spec)) < len(history) == 5
 
 
-@pytest.mark.slow
-def test_workers_in_processes_of_their_own_measure_the_same(training_study):
-    here, there = training_study(name="here"), training_study(name="there", workers=2)
-    assert timeless(measure_study(here)) == timeless(measure_study(there))
-    assert networks(here) == networks(there)
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_second_run_trains_and_measures_nothing_and_loses_nothing(
     training_study, tmp_path, workers
 ):
-    spec = training_study(STEPPING, {"name": "random"}, workers=workers)
+    strategies = (STEPPING, {"name": "random"})
+    elsewhere = measure_study(training_study(*strategies, name="elsewhere"))
+    (tmp_path / "epochs").unlink()
+    spec = training_study(*strategies, workers=workers)
     first = measure_study(spec)
+    assert timeless(first) == timeless(elsewhere)  # whatever processes measure
     before = evaluations(spec), networks(spec), histories(spec)
     second = measure_study(spec)
     assert (evaluations(spec), networks(spec), histories(spec)) == before
-    assert timeless(second) == timeless(first)
     assert second.points == first.points
+    assert timeless(second) == timeless(first)
     assert epochs(tmp_path) == [0, 1, 2]
 
 
@@ -146,6 +146,24 @@ def test_a_study_that_is_interrupted_goes_on_from_the_last_epoch(training_study,
     assert [m.network for m in next(iter(histories(interrupted).values()))] == [
         m.network for m in next(iter(histories(whole).values()))
     ]
+
+
+@pytest.mark.slow
+def test_a_study_killed_while_another_process_trains_ends_as_without(training_study, tmp_path):
+    strategy = {**STEPPING, "epochs": 20}
+    whole = training_study(strategy, name="whole")
+    killed = training_study(strategy, name="killed", workers=1)
+    expected = measure_study(whole)
+    (tmp_path / "epochs").unlink()
+    process = subprocess.Popen(command(killed))
+    while asks_so_far(killed) < 4:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    kill_with_all_it_started(process)
+    subprocess.run(command(killed), check=True)
+    assert timeless(StudyResult.load(killed.folder)) == timeless(expected)
+    assert networks(killed) == networks(whole)
+    assert len(epochs(tmp_path)) < 20 + 8  # the last epochs may not have been written yet
 
 
 def test_a_trial_that_fails_keeps_what_it_measured_and_goes_on_from_there(training_study, tmp_path):
