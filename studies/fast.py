@@ -1,8 +1,9 @@
 """The fast profile of a study: what its section ``fast`` puts in place of the rest.
 
 A study that takes hours can say in the same file what a first look at it leaves out: fewer epochs,
-a part of the images, one seed. Mappings are merged key by key, everything else is replaced whole.
-The result is a study of its own, with a name, a folder and an experiment of its own.
+a part of the images, one seed. Mappings are merged key by key, null in place of one takes it away,
+and everything else is replaced whole. The result is a study of its own, with a name, a folder and
+an experiment of its own.
 """
 
 from collections.abc import Mapping
@@ -78,12 +79,15 @@ def _merged(
         if isinstance(new, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merged(merged[key], new, at, document, origins)
             continue
-        merged[key] = new
+        if new is None and isinstance(merged.get(key), Mapping):
+            del merged[key]
+        else:
+            merged[key] = new
         inside = len(at)
         for known in [known for known in origins if known[:inside] == at]:
             del origins[known]
         for known, origin in document.origins.items():
-            if known[: inside + 1] == (FAST, *at):
+            if key in merged and known[: inside + 1] == (FAST, *at):
                 origins[known[1:]] = origin
     return merged
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from bitfront.models import TrainConfig
 from bitfront.searchers import Budget
 from bitfront.spaces import StudyError
 from bitfront.studies import InvalidStudyError, StudySpec, catalogue, spec
@@ -94,6 +95,23 @@ def test_null_replaces_too():
     Path("study.yaml").write_text(text)
     assert StudySpec.load("study.yaml").data.image_size == 16
     assert StudySpec.load("study.yaml", fast=True).data.image_size is None
+
+
+def test_null_in_place_of_a_mapping_takes_it_away():
+    changed("    evaluations: 2\n", "    evaluations: 2\n    limits: null\n")
+    text = Path("study.yaml").read_text()
+    text = text.replace(
+        "    train:\n      epochs: 1\n", "    checkpoint: net.pth\n    train: null\n"
+    )
+    Path("study.yaml").write_text(text)
+    Path("net.pth").touch()
+    fast = StudySpec.load("study.yaml", fast=True)
+    assert fast.budgets == (Budget(2),)
+    assert (fast.model.checkpoint, fast.model.train) == (
+        str(Path("net.pth").resolve()),
+        TrainConfig(),
+    )
+    assert StudySpec.load("study.yaml").model.train.epochs == 20
 
 
 def test_a_fast_study_has_a_name_and_an_experiment_of_its_own():
