@@ -127,9 +127,9 @@ class WeightQuantizer(RangeQuantizer):
         super().__init__()
         self.kind = kind
         column = (-1, *[1] * (weight.dim() - 1))
-        largest = (
-            weight.detach().flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
-        )
+        largest = weight.detach().flatten(1).abs().amax(1)
+        # From a range of no size weights of zeros, as heads may begin with, could never grow.
+        largest = torch.where(largest > 0, largest, weight[0].numel() ** -0.5)
         if kind == "minmax":  # no weight then ever takes the extra code
             turned = torch.zeros_like(largest, dtype=torch.bool)
             self.log_ratio = None

@@ -159,6 +159,15 @@ def test_channels_of_zeros_stay_zeros():
         assert torch.isfinite(gradient).all()
 
 
+def test_weights_that_begin_as_zeros_can_grow():
+    weight = torch.zeros(2, 16)
+    quantizer = WeightQuantizer(weight, "lsq", 4)
+    grown = torch.full((2, 16), 0.2, requires_grad=True)
+    out = quantizer(grown, BITS)
+    assert torch.allclose(out, grown, atol=0.25 / 14)
+    assert torch.autograd.grad(out.sum(), grown)[0].all()
+
+
 def test_at_32_bits_it_is_the_tensor_itself():
     x = normal(10)
     assert ActivationQuantizer((-1.0, 1.0), "lsq", "affine")(x, torch.tensor(32.0)) is x
