@@ -86,7 +86,7 @@ def eliminate(
         product = reduce(times, (_aligned(factor, scope) for factor in mine))
         steps.append(Factor(scope, product))
         pending = [factor for factor in pending if chosen not in factor.scope]
-        pending.append(Factor(tuple(others), np.asarray(reduce_first(product))))
+        pending.append(Factor(tuple(others), np.asarray(reduce_first(product), dtype=product.dtype)))
     value = reduce(times, (factor.table for factor in pending), np.asarray(one))
     return Elimination(value.item() if hasattr(value, "item") else value, tuple(steps))
 

@@ -305,3 +305,9 @@ def test_genes_out_of_range_are_refused(layers):
 def test_no_layers_is_refused():
     with pytest.raises(SpaceError, match="at least one layer"):
         BitSpace.build([])
+
+
+def test_the_size_of_a_large_space_with_forbidden_pairs_is_exact():
+    layers = [make_layer(f"layer{i}") for i in range(24)]
+    space = BitSpace.build(layers, first_last=None, forbid=[(3, 3)])
+    assert space.size == (7 * 7 - 1) ** 24
