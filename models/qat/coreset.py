@@ -86,7 +86,8 @@ def scores(
     error = torch.linalg.vector_norm(quantized - expected, dim=1)
     disagreement = torch.linalg.vector_norm(quantized - full, dim=1)
     weight = math.cos(math.pi * progress / 2)
-    return weight * error + (1 - weight) * disagreement
+    blended: Tensor = weight * error + (1 - weight) * disagreement
+    return blended
 
 
 def select(scores: Tensor, fraction: float, *, at_least: int = 1) -> Indices:
