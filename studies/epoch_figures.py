@@ -4,12 +4,13 @@ They are Figures 1 and 2 of EQAT (doi:10.1145/3716368.3735291), for any strategy
 epochs. A trial that trains several networks, one after the other, numbers them by a metric.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..searchers.trace import Trace
-from .accuracy_figure import accuracy_curves, accuracy_figure
+from .accuracy_figure import AccuracyCurve, accuracy_curves, accuracy_figure
 from .canvas import draw_grid, file_name, new_figure, plain_text
 from .curves import INK
 from .epochs import EPOCH, FONT_POINTS, ROOM, set_epochs, trainings, write_at_ends
@@ -46,12 +47,7 @@ def epoch_figures(result: StudyResult) -> dict[str, "Figure"]:
         if (trace := trace_of(trial.findings)) and trace.step == EPOCH
     ]
     figures: dict[str, Figure] = {}
-    curves = {
-        budget: found
-        for budget in dict.fromkeys(trial.budget for trial, _ in traced)
-        if (found := accuracy_curves([pair for pair in traced if pair[0].budget == budget]))
-    }
-    if curves:
+    if curves := _by_budget(traced):
         figures[ACCURACY_NAME] = accuracy_figure(result, curves)
     for trial, trace in traced:
         if any(_changes(trace, part) for part in trainings(trace)):
@@ -116,6 +112,26 @@ def layers_figure(trace: Trace, title: str) -> "Figure":
         bar.ax.invert_yaxis()  # the first layer on top, as in the map
     figure.suptitle(title, color=INK)
     return figure
+
+
+def _by_budget(traced: Sequence[tuple[TrialRecord, Trace]]) -> dict[str, list[AccuracyCurve]]:
+    """Return what is drawn in each panel, by the budget it is for.
+
+    Strategies that have a budget of their own are what others are compared with: they are in every
+    panel.
+    """
+    budgets: dict[str, set[str]] = {}
+    for trial, _ in traced:
+        budgets.setdefault(trial.strategy, set()).add(trial.budget)
+    own = {strategy for strategy, found in budgets.items() if len(found) == 1}
+    shared = [trial.budget for trial, _ in traced if trial.strategy not in own]
+    panels = {
+        budget: accuracy_curves(
+            [(trial, t) for trial, t in traced if trial.strategy in own or trial.budget == budget]
+        )
+        for budget in dict.fromkeys(shared or [trial.budget for trial, _ in traced][:1])
+    }
+    return {budget: curves for budget, curves in panels.items() if curves}
 
 
 def _changes(trace: Trace, part: slice) -> bool:

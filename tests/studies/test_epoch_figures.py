@@ -110,15 +110,22 @@ def test_several_trainings_of_a_trial_are_lines_from_the_first_epoch_on(learning
     assert first.get_marker() == second.get_marker()
 
 
-def test_every_budget_has_a_panel(learning_result):
-    result = with_traces(learning_result, [training([0.5, 0.6]), training([0.6, 0.7])])
-    first, second, *others = result.trials
-    result = replace(result, trials=(first, replace(second, budget="60 evaluations"), *others))
-    figures = epoch_figures(result)
+def test_every_budget_has_a_panel_and_what_has_one_only_is_in_all_of_them(learning_result):
+    traces = [training([0.5, 0.6]), training([0.6, 0.7]), training([0.4, 0.5], learns=False)]
+    result = with_traces(learning_result, traces)
+    first, second, other, *untrained = result.trials
+    second, other = replace(second, budget="60 evaluations"), replace(other, budget="9 evaluations")
+    assert (first.strategy, other.strategy) == ("haq", "uniform")
+    figures = epoch_figures(replace(result, trials=(first, second, other, *untrained)))
     panels = figures["learning"].axes
     assert [axes.get_title() for axes in panels] == ["30 evaluations", "60 evaluations"]
     assert panels[0].get_ylim() == panels[1].get_ylim()
-    assert len(figures) == 3
+    haq, uniform = (line.get_ydata().tolist() for line in lines(panels[1])[1:])
+    assert (haq, uniform) == ([60, 70], [40, 50])
+    assert len([name for name in figures if name.startswith("layers-haq-")]) == 2
+    alone = epoch_figures(replace(result, trials=(first, other)))["learning"]
+    assert [axes.get_title() for axes in alone.axes] == [""]
+    assert len(lines(alone.axes[0])) == 3  # and the float network
 
 
 def test_the_picture_opens_on_what_follows_the_first_epochs(learning_result):
