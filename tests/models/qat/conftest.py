@@ -110,7 +110,7 @@ NETWORKS = {
 }
 KWARGS = {
     "cnn5": {"width": 4, "hidden": 12},
-    "vit": {"embed_dim": 16, "depth": 2, "num_heads": 2},
+    "vit": {"embed_dim": 16, "depth": 2, "num_heads": 2, "proj_drop_rate": 0.1},
 }
 
 
