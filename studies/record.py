@@ -86,6 +86,8 @@ class Record:
         """Delete the networks that a trial which has ended needs no more: there may be hundreds."""
         books = self._books
         ended = next(other for other in books.trials if other.id == trial)
+        if not ended.trains:
+            return
         history = self._ledger.history(trial)
         kept = {m.network for m in front_of(ended, history, books.objectives, books.pricing)}
         dropped = {m.network for m in history if m.network is not None} - kept

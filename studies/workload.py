@@ -124,7 +124,10 @@ class Workload:
             trains: Whether strategies train the network.
         """
         adaptation = adaptation or AdaptationConfig()
-        fine_tunes = adaptation.method == "fine-tune"
+        fine_tuning = None
+        if adaptation.method == "fine-tune":
+            count = adaptation.images
+            fine_tuning = splits.train if count is None else splits.train_beginning(count)
         return cls(
             architecture,
             {name: tensor.numpy() for name, tensor in model.state_dict().items()},
@@ -135,7 +138,7 @@ class Workload:
             energy,
             engine,
             adaptation,
-            splits.train_beginning(adaptation.images) if fine_tunes else None,
+            fine_tuning,
             splits.train if trains else None,
         )
 

@@ -81,7 +81,7 @@ def test_a_failed_save_leaves_the_old_result(tmp_path):
         ("{", "is not a study's result"),
         ("[]", "is not a study's result"),
         ('{"format": 1}', "is not a study's result"),
-        ('{"format": 99}', "has format 99 and this version of bitfront reads format 1 to 2"),
+        ('{"format": 99}', "has format 99 and this version of bitfront reads format 1 to 3"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path, text, message):
@@ -100,6 +100,22 @@ def test_a_result_of_format_1_is_read_without_findings(tmp_path):
     assert loaded.points == result().points
     assert [trial.images_forward for trial in loaded.trials] == [1500, 90, 150]
     assert all(trial.findings == {} and trial.predictions == () for trial in loaded.trials)
+
+
+def test_a_result_of_format_2_is_read_as_one_without_trained_networks(tmp_path):
+    values = result().to_dict()
+    for measured in [values["float_test"], *(p["test"] for p in values["points"])]:
+        del measured["network"]
+    (tmp_path / RESULT_FILE).write_text(json.dumps({**values, "format": 2}))
+    assert StudyResult.load(tmp_path) == result()
+
+
+def test_the_trained_network_of_a_point_survives(tmp_path):
+    first, *others = result().points
+    trained = replace(first, search=replace(first.search, network="ab" * 16))
+    kept = replace(result(), points=(trained, *others))
+    kept.save(tmp_path)
+    assert StudyResult.load(tmp_path) == kept
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,17 @@ def test_all_finalists_are_listed_on_demand(synthetic_result):
     assert text.count(" ± ") == len(distinct) + 2
 
 
+def test_one_allocation_with_two_trained_networks_is_two_rows(synthetic_result):
+    first = synthetic_result.front[0]
+    points = [
+        dataclasses.replace(first, seed=seed, test=dataclasses.replace(first.test, network=network))
+        for seed, network in enumerate(("ab" * 16, "cd" * 16))
+    ]
+    result = dataclasses.replace(synthetic_result, points=tuple(points))
+    assert text_of(render(result)).count(" ± ") == 2 + 2
+    assert [row["network"] for row in point_rows(points)] == ["ab" * 16, "cd" * 16]
+
+
 def test_what_several_seeds_found_is_one_row(synthetic_result):
     first = synthetic_result.front[0]
     again = [dataclasses.replace(first, seed=seed) for seed in (7, 3, 7)]
