@@ -45,6 +45,11 @@ def study_folder(info: ValidationInfo) -> Path:
     return info.context["folder"] if info.context else Path.cwd()
 
 
+def looks_for_files(info: ValidationInfo) -> bool:
+    """Return whether data and weights have to be there, as they have to be to run the study."""
+    return bool(info.context.get("files", True)) if info.context else True
+
+
 def _table(text: str, info: ValidationInfo) -> str:
     """Check an energy table; return its name, or its absolute path (with ``:variant``)."""
     is_file = re.search(r"\.(ya?ml|json)(:[^/]*)?$", text) is not None
@@ -95,7 +100,9 @@ class ModelSpec(Section):
     @field_validator("checkpoint")
     @classmethod
     def _find(cls, text: str | None, info: ValidationInfo) -> str | None:
-        return None if text is None else str(resolve_checkpoint(text, study_folder(info)))
+        if text is None or not looks_for_files(info):
+            return text
+        return str(resolve_checkpoint(text, study_folder(info)))
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSpec":

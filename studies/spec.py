@@ -40,6 +40,7 @@ from .sections import (
     StrategySpec,
     TrackingSpec,
     distinct,
+    looks_for_files,
     study_folder,
 )
 from .yaml_lines import Document, Place, read_yaml, show_place
@@ -120,6 +121,8 @@ class StudySpec(Section):
     @field_validator("data")
     @classmethod
     def _find_data(cls, config: DataConfig, info: ValidationInfo) -> DataConfig:
+        if not looks_for_files(info):
+            return config
         folder = data_folder(config, study_folder(info))
         return config if config.root is None else replace(config, root=str(folder))
 
@@ -137,7 +140,7 @@ class StudySpec(Section):
             source: Path of a study file, or the name of a ready study.
             overrides: Values by place, in place of the file's and of its fast profile's.
             fast: Whether to return the study that its section ``fast`` makes of it. Without, the
-                section is checked all the same.
+                section is checked all the same, but for files that are not there.
 
         Raises:
             InvalidStudyError: With file and line of everything that is wrong.
@@ -161,11 +164,11 @@ class StudySpec(Section):
 
     @classmethod
     def _own_faults(cls, document: Document, other: Document) -> list[Fault]:
-        """Return what is wrong with a document and not with another one."""
+        """Return what is wrong with a document and not with another one, but for missing files."""
 
         def found(checked: Document) -> tuple[Fault, ...]:
             try:
-                cls.parse(checked)
+                cls.parse(checked, files=False)
             except InvalidStudyError as error:
                 return error.faults
             return ()
@@ -174,8 +177,12 @@ class StudySpec(Section):
         return [fault for fault in found(document) if fault not in known]
 
     @classmethod
-    def parse(cls, document: Document) -> "StudySpec":
+    def parse(cls, document: Document, *, files: bool = True) -> "StudySpec":
         """Check a study that was read already, without a fast profile.
+
+        Args:
+            document: What was read.
+            files: Whether data and weights have to be there.
 
         Raises:
             InvalidStudyError: With the origin of everything that is wrong.
@@ -184,7 +191,9 @@ class StudySpec(Section):
         try:
             # Strict JSON is what is meant: lists stand for tuples, and nothing else is converted.
             spec = cls.model_validate_json(
-                json.dumps(document.value), strict=True, context={"folder": document.folder}
+                json.dumps(document.value),
+                strict=True,
+                context={"folder": document.folder, "files": files},
             )
         except ValidationError as error:
             raise InvalidStudyError(faults_of(error, document, cls)) from None

@@ -164,6 +164,18 @@ def test_what_contradicts_the_rest_of_the_study_is_said_too():
     assert "study.yaml:29: adaptation.method: a finalist is reconstructed or adapted" in faults()
 
 
+def test_files_that_only_the_profile_needs_may_be_missing_without_it(monkeypatch):
+    for name in ("BITFRONT_DATA", "BITFRONT_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    changed("    train:\n      epochs: 1\n", "    train: null\n    checkpoint: net.pth\n")
+    text = Path("study.yaml").read_text().replace("{test_images: 50,", "{name: mnist,")
+    Path("study.yaml").write_text(text)
+    assert StudySpec.load("study.yaml").data.name == "digits"
+    said = faults(fast=True)
+    assert "study.yaml:21: model.checkpoint: no checkpoint 'net.pth'" in said
+    assert "study.yaml:22: data" in said
+
+
 def test_a_fault_of_the_study_is_said_once():
     changed("    lr: 0.01", "    lr: -1")
     assert faults().count("\n") == 0
