@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .faults import Fault, InvalidStudyError
+    from .find import library_studies
     from .progress import ProgressEvent
     from .result import Point, StudyResult, TrialRecord
     from .runner import run_study
-    from .spec import StudySpec, library_studies
+    from .spec import StudySpec
 
 OUTPUT = "bitfront-runs"
 """Where studies are written if nobody says otherwise, relative to the working directory."""
@@ -24,7 +25,7 @@ _HOMES = {
     "StudyResult": "result",
     "StudySpec": "spec",
     "TrialRecord": "result",
-    "library_studies": "spec",
+    "library_studies": "find",
     "run_study": "runner",
 }
 """The module of every name that is fetched when first used."""

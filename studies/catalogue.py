@@ -9,7 +9,7 @@ from ..models.zoo import build_model, model_names
 from ..searchers import describe, strategy_names
 from ..spaces import BitAllocation
 from .fast import FAST
-from .spec import library_studies, read_study
+from .find import library_studies, read_study
 
 Row = dict[str, Any]
 

@@ -12,10 +12,10 @@ from rich.text import Text
 from ..spaces import Measurement, StudyError
 from . import OUTPUT
 from .fast import fast_version
+from .find import read_study
 from .palette import styles
 from .result import RESULT_FILE, Point, StudyResult
 from .show_trials import trial_parts
-from .spec import read_study
 from .yaml_lines import Document
 
 COST_WORDS = {

@@ -27,10 +27,11 @@ from ..energy import load_table
 from ..models.config import AdaptationConfig, DataConfig, QuantizerConfig
 from ..models.locate import data_folder
 from ..searchers import Budget
-from ..spaces import OBJECTIVES, BitfrontError, Objective, StudyError, nearest, objective
+from ..spaces import OBJECTIVES, BitfrontError, Objective, StudyError, objective
 from . import OUTPUT
 from .fast import fast_version, split
 from .faults import Fault, InvalidStudyError, fault_at, faults_of
+from .find import read_study, shown_name
 from .sections import (
     EnergySpec,
     ExecutionSpec,
@@ -43,10 +44,7 @@ from .sections import (
     looks_for_files,
     study_folder,
 )
-from .yaml_lines import Document, Place, read_yaml, show_place
-
-LIBRARY = Path(__file__).parent / "library"
-"""The folder of the ready studies."""
+from .yaml_lines import Document, Place, show_place
 
 
 def _study_name(name: str) -> str:
@@ -275,47 +273,3 @@ class StudySpec(Section):
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON, with everything that was left out filled in."""
         return self.model_dump(mode="json")
-
-
-def library_studies() -> list[str]:
-    """Return the names of the ready studies."""
-    return sorted(path.stem for path in LIBRARY.glob("*.yaml"))
-
-
-def shown_name(source: str | Path) -> str:
-    """Return what messages call a study's file: a ready study's without its folder."""
-    path = find_study(source)
-    return path.name if path.parent == LIBRARY else str(source)
-
-
-def read_study(source: str | Path) -> Document:
-    """Read a study's file as it is, unchecked.
-
-    Args:
-        source: A path, or the name of a ready study.
-
-    Raises:
-        StudyError: If it cannot be found or read.
-    """
-    return read_yaml(find_study(source), shown_name(source))
-
-
-def find_study(source: str | Path) -> Path:
-    """Return the file of a study.
-
-    Args:
-        source: A path, or the name of a ready study.
-
-    Raises:
-        StudyError: If there is no such file and no such name.
-    """
-    path = Path(source)
-    if path.is_file():
-        return path
-    if str(source) in library_studies():
-        return LIBRARY / f"{source}.yaml"
-    what = "is a folder" if path.is_dir() else "no such file"
-    raise StudyError(
-        f"{source}: {what}, and no ready study has this name; "
-        f"{nearest(path.stem, library_studies())}"
-    )

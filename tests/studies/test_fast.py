@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from bitfront.models import TrainConfig
 from bitfront.searchers import Budget
 from bitfront.spaces import StudyError
-from bitfront.studies import InvalidStudyError, StudySpec, catalogue, spec
+from bitfront.studies import InvalidStudyError, StudySpec, catalogue, find
 from bitfront.studies.cli import app
 from bitfront.studies.fast import split
 from bitfront.studies.show import find_result
@@ -257,7 +257,7 @@ def test_the_list_of_ready_studies_says_which_have_a_profile(tmp_path, monkeypat
     library.mkdir()
     (library / "slow.yaml").write_text(STUDY)
     (library / "plain.yaml").write_text(STUDY.partition("fast:")[0])
-    monkeypatch.setattr(spec, "LIBRARY", library)
+    monkeypatch.setattr(find, "LIBRARY", library)
     assert {row["name"]: row["fast"] for row in catalogue.studies()} == {
         "slow": True,
         "plain": False,

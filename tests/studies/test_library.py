@@ -12,7 +12,7 @@ from bitfront.spaces import BitfrontError
 from bitfront.studies import StudySpec, library_studies
 from bitfront.studies.checks import price_space
 from bitfront.studies.fast import FAST
-from bitfront.studies.spec import LIBRARY, read_study
+from bitfront.studies.find import LIBRARY, read_study
 from bitfront.studies.yaml_lines import read_yaml
 
 EXPECTED = {
