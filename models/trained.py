@@ -165,6 +165,14 @@ class TrainedNetwork:
             for name in (INPUT + layer.name, second + layer.name):
                 if name not in self.arrays:
                     raise ModelError(f"a trained network has no {name!r}")
+            scale = self.arrays.get(SCALE + layer.name)
+            if scale is not None and not (
+                scale.shape == (layer.out_channels,) and np.isfinite(scale).all() and scale.all()
+            ):
+                raise ModelError(
+                    f"{SCALE + layer.name!r} of a trained network must be a finite number other "
+                    f"than 0 for each of {layer.out_channels} output channels"
+                )
 
 
 def _codes(weight: "Tensor", scale: "Tensor", bits: int, folded: "nn.Module") -> "RepairedWeight":
@@ -191,8 +199,8 @@ def _codes(weight: "Tensor", scale: "Tensor", bits: int, folded: "nn.Module") ->
     top = torch.where(turned, half, half - 1)
     codes = torch.mul(weight, 1 / scale.abs().view(column)).round_()
     codes = torch.minimum(torch.maximum(codes, bottom), top) * factor.sign().to(codes).view(column)
-    if bits == _REPAIRABLE_BITS:  # what was turned round would not fit in a byte
-        codes.clamp_(-half, half - 1)
+    if bits == _REPAIRABLE_BITS:  # as in training: what was turned round would not fit in a byte
+        codes.clamp_(1 - half, half - 1)
     bias = folded._parameters["bias"]
     return RepairedWeight(
         codes.to(torch.int8),

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 _TINY = torch.finfo(torch.float32).tiny
+_LARGEST_CODE = 127.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,14 +71,17 @@ def symmetric_grid(largest: Tensor, bits: Tensor, turned: Tensor | None = None) 
     Args:
         largest: Magnitude that takes the largest code, by channel; shaped to broadcast.
         bits: Width, a real number; or one by channel.
-        turned: Where the extra code stands above zero instead; nowhere if None.
+        turned: Where the extra code stands above zero instead; nowhere if None. If given, codes
+            beyond 127, which a batch norm with a negative factor may turn round once it is folded,
+            and which then fit in no byte, are left out.
     """
     width = bits.double()
     half = torch.exp2(width - 1)
     scale = (largest.double() / (half - 1)).clamp_min(_TINY)
     bottom, top = -half, half - 1
     if turned is not None:
-        bottom, top = torch.where(turned, -top, bottom), torch.where(turned, half, top)
+        most = half.clamp_max(_LARGEST_CODE)
+        bottom, top = torch.where(turned, -top, -most), torch.where(turned, most, top)
     dtype = largest.dtype
     return LearnedGrid(scale.to(dtype), bottom.to(dtype), top.to(dtype))
 

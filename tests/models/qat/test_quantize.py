@@ -75,13 +75,23 @@ def test_symmetric_at_whole_widths_it_is_the_grid_of_deployment(high, bits, seed
 )
 def test_by_channel_at_whole_widths_it_is_the_grid_of_deployment(largest, turned, bits, seed):
     sides = torch.tensor(turned).view(3, 1, 1, 1)
-    if bits == 8:  # a grid of 8 bits is never turned there
+    if bits == 8:  # there a grid of 8 bits is never turned; see below
         sides = torch.zeros_like(sides)
     column = torch.tensor(largest).view(3, 1, 1, 1)
     w = normal(3, 5, 3, 3, seed=seed, dtype=torch.float32) * column
-    ours = quantize_through(w, symmetric_grid(column, torch.tensor(float(bits)), sides))
+    ours = quantize_through(
+        w, symmetric_grid(column, torch.tensor(float(bits)), sides if bits < 8 else None)
+    )
     deployed = weight_grid(torch.where(sides, -column, column), bits)
     assert torch.equal(ours, fake_quantize(w, deployed))
+
+
+def test_grids_that_may_be_turned_have_codes_that_fit_in_a_byte_either_way():
+    sides = torch.tensor([False, True])
+    for bits, bottom, top in ((7.0, [-64, -63], [63, 64]), (8.0, [-127, -127], [127, 127])):
+        grid = symmetric_grid(torch.ones(2), torch.tensor(bits), sides)
+        assert grid.bottom.tolist() == bottom
+        assert grid.top.tolist() == top
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
