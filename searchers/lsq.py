@@ -73,7 +73,7 @@ class Lsq(TrainingSearcher):
         """Train at each allocation, one after the other."""
         saved = problem.saved
         allocations = self._allocations(problem)
-        first = 0 if saved is None else saved["number"]
+        first = 0 if saved is None else saved["number"] or 0
         for number, allocation in enumerate(allocations[first:], first):
             resumed = saved is not None and number == first
             seed = saved["seed"] if saved and resumed else int(problem.rng.integers(2**31))
@@ -81,7 +81,8 @@ class Lsq(TrainingSearcher):
             trainer.hold_widths(allocation)
             if saved and resumed:
                 trainer.restore(saved)
-            training = Training(self, problem, trainer, seed=seed, number=number)
+            several = number if len(allocations) > 1 else None
+            training = Training(self, problem, trainer, number=several, seed=seed)
             while not training.is_over:
                 training.run_epoch(partial(_same, allocation))
             note_coreset(problem, trainer)

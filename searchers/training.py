@@ -87,13 +87,20 @@ class Training:
         settings: The strategy.
         problem: What it is to solve.
         trainer: Trains.
+        number: Which of several trainings of the trial it is; None if there is one.
         note: Further plain values to keep with every epoch.
     """
 
     def __init__(
-        self, settings: TrainingSearcher, problem: Problem, trainer: "Trainer", **note: Any
+        self,
+        settings: TrainingSearcher,
+        problem: Problem,
+        trainer: "Trainer",
+        *,
+        number: int | None = None,
+        **note: Any,
     ) -> None:
-        self.trainer = trainer
+        self.trainer, self._number = trainer, number
         self._settings, self._problem, self._note = settings, problem, note
 
     @property
@@ -128,7 +135,8 @@ class Training:
         if self.is_over or trainer.epoch % self._settings.evaluate_every == 0:
             measurement = problem.evaluate_trained(trainer.trained(at))
         self._log(report, at, measurement, None if learned is None else learned())
-        problem.save({**trainer.state(), **self._note, **note()})
+        kept = {**self._note, **note()}
+        problem.save({**trainer.state(), "number": self._number, **kept})
         return measurement
 
     def _log(
@@ -145,6 +153,8 @@ class Training:
             "training_accuracy": report.accuracy,
             "cross_entropy": report.cross_entropy,
         }
+        if self._number is not None:
+            metrics["training"] = self._number
         if self._settings.alpha > 0:
             metrics["kl"] = report.kl
         if learned is not None:
