@@ -3,21 +3,23 @@
     BITFRONT_DATA=... BITFRONT_WEIGHTS=... python -m benchmarks.picks \\
         bitfront-runs/cifar10-resnet20-learned
 
-A trial's pick is what it found within its budget with the smallest loss on the search split; its
-accuracy is that on the test split, measured now if the study has not done so. Of several seeds the
-mean and half of its 95 % interval by Student's t are given; a deterministic strategy has one trial.
-Images are those of a whole trial. Trials that have not ended are left out.
+A trial's pick is, of its front within its budget, what is best on the search split by the study's
+first objective; its accuracy is that on the test split, measured now if the study has not done so.
+Of several seeds the mean and half of its 95 % interval by Student's t are given; a deterministic
+strategy has one trial. Images passed forward and backward, and seconds, are those of a whole trial.
+Trials that have not ended are left out.
 """
 
 import sys
 from collections import defaultdict
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bitfront.models.allocator import keep_freed_memory
-from bitfront.spaces import Measurement
+from bitfront.spaces import Measurement, pareto_front
 from bitfront.studies import StudySpec
 from bitfront.studies.evaluation import Worker
 from bitfront.studies.ledger import Ledger
@@ -29,8 +31,24 @@ from bitfront.studies.workload import Prepared, Workload, prepare
 
 from .intervals import mean_text
 
-Row = tuple[Measurement, Measurement, int]
-"""A pick on the search split and on the test split, and the images of its trial."""
+
+@dataclass(frozen=True)
+class Pick:
+    """What a trial would have one deploy.
+
+    Attributes:
+        search: On the search split.
+        test: On the test split.
+        forward: Images the trial passed forward.
+        backward: Images it passed backward.
+        wall_s: Seconds it took.
+    """
+
+    search: Measurement
+    test: Measurement
+    forward: int
+    backward: int
+    wall_s: float
 
 
 def main() -> None:
@@ -39,58 +57,70 @@ def main() -> None:
     folder = Path(sys.argv[1])
     spec = StudySpec.load(folder / SPEC_FILE)
     prepared = prepare(spec)
-    rows: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[str, dict[str, list[Pick]]] = defaultdict(lambda: defaultdict(list))
     with closing(Ledger(folder / LEDGER_FILE)) as ledger:
         ended = {row.id: row for row in ledger.trials() if row.state == "done"}
         found = {
             trial.id: pick
             for trial in planned(spec)
-            if trial.id in ended and (pick := _pick(trial, ledger, prepared)) is not None
+            if trial.id in ended and (pick := _pick(trial, ledger, prepared, spec)) is not None
         }
         tested = _tested(list(found.values()), ledger, prepared.workload)
         for name, pick in found.items():
-            row = ended[name]
-            images = row.own.images_forward + sum(m.samples for m in ledger.history(name))
-            rows[row.budget][row.strategy].append((pick, tested[pick.allocation.key], images))
+            row, history = ended[name], ledger.history(name)
+            forward = sum(m.samples + m.images_forward for m in history) + row.own.images_forward
+            backward = sum(m.images_backward for m in history) + row.own.images_backward
+            test = tested[_test(pick)]
+            rows[row.budget][row.strategy].append(Pick(pick, test, forward, backward, row.wall_s))
     for budget, strategies in rows.items():
         print(f"\n### {budget}\n")
-        print("| strategy | trials | accuracy, % | energy | search loss | images |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        print("| strategy | trials | accuracy, % | energy | search loss | forward | backward | s |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for name, picks in sorted(strategies.items(), key=lambda item: -_accuracy(item[1])):
-            accuracies = [100 * test.accuracy for _, test, _ in picks]
-            losses = [search.loss for search, _, _ in picks]
-            energy = np.mean([test.energy_vs_w8a8 for _, test, _ in picks])
-            images = np.mean([images for *_, images in picks])
+            accuracies = [100 * pick.test.accuracy for pick in picks]
+            losses = [pick.search.loss for pick in picks]
+            energy = np.mean([pick.test.energy_vs_w8a8 for pick in picks])
+            forward = np.mean([pick.forward for pick in picks])
+            backward = np.mean([pick.backward for pick in picks])
+            wall_s = np.mean([pick.wall_s for pick in picks])
             print(
                 f"| {name} | {len(picks)} | {mean_text(accuracies)} | {energy:.3f} | "
-                f"{mean_text(losses, 4)} | {images:,.0f} |"
+                f"{mean_text(losses, 4)} | {forward:,.0f} | {backward:,.0f} | {wall_s:,.0f} |"
             )
 
 
-def _pick(trial: Trial, ledger: Ledger, prepared: Prepared) -> Measurement | None:
+def _pick(trial: Trial, ledger: Ledger, prepared: Prepared, spec: StudySpec) -> Measurement | None:
     limits = trial.budget.limits
     within = [
         m
         for m in ledger.history(trial.id)
         if not m.failed and prepared.pricing.allows(m.allocation, limits)
     ]
-    return min(within, key=lambda m: m.loss, default=None)
+    first = spec.compared[0]
+    sign = -1 if first.maximize else 1
+    return min(pareto_front(within, spec.compared), key=lambda m: sign * first.of(m), default=None)
 
 
-def _tested(picks: list[Measurement], ledger: Ledger, workload: Workload) -> dict[str, Measurement]:
-    """Return picks on the test split, by the keys of their allocations."""
-    requests = list(dict.fromkeys(Request(pick.allocation, "test") for pick in picks))
+def _test(pick: Measurement) -> Request:
+    return Request(pick.allocation, "test", network=pick.network or "")
+
+
+def _tested(
+    picks: list[Measurement], ledger: Ledger, workload: Workload
+) -> dict[Request, Measurement]:
+    """Return picks on the test split; networks that were trained have been measured there."""
+    requests = list(dict.fromkeys(map(_test, picks)))
     known = ledger.get(workload.digest, requests)
     missing = [request for request in requests if request not in known]
     if missing:
         for index, answer in Worker(workload).measure(missing):
             known[missing[index]] = answer
             ledger.put(workload.digest, [answer])
-    return {request.allocation.key: answer for request, answer in known.items()}
+    return known
 
 
-def _accuracy(picks: list[Row]) -> float:
-    return float(np.mean([test.accuracy for _, test, _ in picks]))
+def _accuracy(picks: list[Pick]) -> float:
+    return float(np.mean([pick.test.accuracy for pick in picks]))
 
 
 if __name__ == "__main__":
