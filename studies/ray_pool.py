@@ -473,11 +473,10 @@ def ray_pool(
     Raises:
         StudyError: If the cluster cannot be reached, or has not that many CPUs and GPUs.
     """
-    trains = any(trial.trains for trial in books.trials)
     with connected(address, cpus=workers * threads, store_bytes=2 * workload.size_bytes):
         _require("threads_per_worker", threads, "CPU")
         _require("gpus_per_worker", gpus, "GPU")
-        if trains:
+        if any(trial.trains for trial in books.trials):
             _require("gpus_per_trial", gpus_per_trial, "GPU")
             _require_gpus_beside(workers * gpus, gpus_per_trial)
         shared = [ray.put(workload)]
@@ -494,17 +493,22 @@ def ray_pool(
         network = RemoteNetwork(shared, threads)
         try:
             _get(coordinator.start.remote())
-            # Trials that only ask take no time of their own: two are there so that one can think
-            # while the other is answered. One that trains keeps as many threads busy as a worker,
-            # which has nothing to do meanwhile.
-            at_once = workers if trains else max(2, workers)
-            folder = books.folder / TRIALS_FOLDER
+            folder, at_once = books.folder / TRIALS_FOLDER, trials_at_once(books.trials, workers)
             pool = RayPool(coordinator, network, folder, at_once, gpus_per_trial, progress)
             yield pool
             pool.warn()
             _get(coordinator.close.remote())
         finally:
             ray.kill(coordinator)  # and with it the workers, which are its own
+
+
+def trials_at_once(trials: Sequence[Trial], workers: int) -> int:
+    """Return how many trials of a study run at the same time.
+
+    Trials that only ask are at least two, so that one can think while another is answered. One that
+    trains keeps as many threads busy as a worker does, and workers have little to do meanwhile.
+    """
+    return workers if any(trial.trains for trial in trials) else max(2, workers)
 
 
 def _require(key: str, amount: float, resource: str) -> None:

@@ -19,6 +19,7 @@ from bitfront.studies.checks import require_training_images
 from bitfront.studies.faults import InvalidStudyError
 from bitfront.studies.ledger import Ledger
 from bitfront.studies.networks import NETWORKS_FOLDER
+from bitfront.studies.ray_pool import trials_at_once
 from bitfront.studies.record import LEDGER_FILE
 from bitfront.studies.result import StudyResult
 from bitfront.studies.runner import measure_study
@@ -221,6 +222,15 @@ def test_networks_of_a_trial_that_ended_are_deleted_before_the_next_ends(trainin
         (False, 1, "to tell classes apart, and digits has 1; choose data with two classes or more"),
     ],
 )
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_as_many_trials_that_train_run_at_once_as_there_are_workers(training_study, workers):
+    training, asking = (
+        Trial(StrategySpec(**spec), Budget(5), 0) for spec in (STEPPING, {"name": "random"})
+    )
+    assert trials_at_once([asking, training], workers) == workers
+    assert trials_at_once([asking], workers) == max(2, workers)
+
+
 def test_data_that_nothing_can_be_trained_on_is_refused_where_the_strategy_stands(
     training_study, one_part, classes, reason
 ):
