@@ -215,13 +215,6 @@ def test_networks_of_a_trial_that_ended_are_deleted_before_the_next_ends(trainin
     assert seen[-1] == len(found) < 5
 
 
-@pytest.mark.parametrize(
-    ("one_part", "classes", "reason"),
-    [
-        (True, 10, "digits has no training part: all splits are drawn from one set of images; "),
-        (False, 1, "to tell classes apart, and digits has 1; choose data with two classes or more"),
-    ],
-)
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_as_many_trials_that_train_run_at_once_as_there_are_workers(training_study, workers):
     training, asking = (
@@ -231,6 +224,13 @@ def test_as_many_trials_that_train_run_at_once_as_there_are_workers(training_stu
     assert trials_at_once([asking], workers) == max(2, workers)
 
 
+@pytest.mark.parametrize(
+    ("one_part", "classes", "reason"),
+    [
+        (True, 10, "digits has no training part: all splits are drawn from one set of images; "),
+        (False, 1, "to tell classes apart, and digits has 1; choose data with two classes or more"),
+    ],
+)
 def test_data_that_nothing_can_be_trained_on_is_refused_where_the_strategy_stands(
     training_study, one_part, classes, reason
 ):
