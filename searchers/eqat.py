@@ -52,6 +52,8 @@ class Eqat(WidthLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.initial_bits < math.inf:
+            raise StudyError(f"initial_bits must be a positive number, got {self.initial_bits}")
         low, high = self.min_bits, self.max_bits
         if low is not None and high is not None and low > high:
             raise StudyError(f"min_bits must not be above max_bits, got {low} and {high}")

@@ -76,6 +76,12 @@ class Lsq(TrainingSearcher):
         first = 0 if saved is None else saved["number"] or 0
         for number, allocation in enumerate(allocations[first:], first):
             resumed = saved is not None and number == first
+            if not resumed and problem.remaining < self.evaluations_needed:
+                problem.findings.setdefault("notes", []).append(
+                    f"the budget of {problem.budget.evaluations} evaluations was enough for "
+                    f"{number} of {len(allocations)} trainings of {self.evaluations_needed} each"
+                )
+                break
             seed = saved["seed"] if saved and resumed else int(problem.rng.integers(2**31))
             trainer = self.trainer(problem, allocation, seed)
             trainer.hold_widths(allocation)

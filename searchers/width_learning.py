@@ -85,7 +85,9 @@ class WidthLearner(TrainingSearcher):
         seed = int(problem.rng.integers(2**31)) if saved is None else saved["seed"]
         trainer = self.trainer(problem, self.begin(problem), seed)
         widths = _Widths(self, problem, trainer)
-        if saved is not None:
+        if saved is None:
+            widths.require_possible()
+        else:
             widths.restore(saved)
         training = Training(self, problem, trainer, seed=seed)
         while not training.is_over:
@@ -113,6 +115,14 @@ class _Widths:
             lr=settings.bit_lr or _STEPS_WORTH / max(steps, 1),
             epochs=settings.learning_epochs,
         )
+
+    def require_possible(self) -> None:
+        """Check, before hours of training, that the limits can be met together.
+
+        Raises:
+            InfeasibleError: If they cannot.
+        """
+        self._rounded()
 
     def begin_epoch(self) -> None:
         """Hold the widths from the first epoch on in which they are no longer learned."""
