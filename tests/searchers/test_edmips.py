@@ -124,5 +124,6 @@ def test_it_rounds_by_what_the_expected_widths_imply(monkeypatch):
     monkeypatch.setattr("bitfront.searchers.edmips.within", spied)
     problem = model_problem(**FREE, limits={"energy": 0.5})
     quick().run(problem)
-    assert asked[0][0] == pytest.approx(problem.trace.weight_bits[2], abs=1e-3)
-    assert asked[0][1] == pytest.approx(problem.trace.activation_bits[2], abs=1e-3)
+    learned = asked[1]  # the first is asked before training, whether there is any
+    assert learned[0] == pytest.approx(problem.trace.weight_bits[2], abs=1e-3)
+    assert learned[1] == pytest.approx(problem.trace.activation_bits[2], abs=1e-3)
