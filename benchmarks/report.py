@@ -54,6 +54,8 @@ MEANINGS = {
     "training.*.vs_fp32": "step of training at 8 bits against the faster float32 step",
     "training.*.vs_fake_quantize": "the same against torch's fake quantization",
     "training.*.images_per_s": "training at 8 bits",
+    "training.*.eqat_vs_plain": "time of a step of EQAT over that of a plain training step",
+    "training.*.eqat_images_per_s": "training with EQAT",
     "quantizer.channels_last.vs_torch": "quantize-dequantize against torch's, channels_last",
     "quantizer.contiguous.vs_torch": "the same, contiguous",
     "quantizer.gradients.vs_torch": "forward and backward, channels_last",
@@ -88,6 +90,7 @@ BARS = {
     "sensitivity.resnet20.fisher_s": Bar("<=", 2.7),
     "pool.two_workers_vs_one": Bar(">=", 1.8),
     "memory.*.of_allowance": Bar("<=", 1.0),
+    "training.*.eqat_vs_plain": Bar("<=", 2.5),
     "pricing.allocations_per_s": Bar(">=", 500_000),
 }
 """What must hold, the first pattern that fits."""

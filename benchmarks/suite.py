@@ -72,6 +72,10 @@ BENCHMARKS = (
         for name in ("resnet20", "efficientnet_lite0")
     ),
     Benchmark.of("training.step", "training", "vs_fp32 vs_fake_quantize images_per_s", "resnet20"),
+    *(
+        Benchmark.of("training_step.measure", "training", "eqat_vs_plain eqat_images_per_s", name)
+        for name in ("resnet20", "cnn5")
+    ),
     *(Benchmark.of("engine.speed", "engine", SPEED, name) for name in NETWORKS),
     *(Benchmark.of("engine.agreement", "engine", SAMENESS, name) for name in NETWORKS),
     Benchmark.of("sensitivity.sweep", "sensitivity", "vs_naive", "resnet20"),
