@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 _TINY = torch.finfo(torch.float32).tiny
-_LARGEST_CODE = 127.0
+_LARGEST_IN_BYTE, _NINE_BITS = 127.0, 256.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,16 +71,16 @@ def symmetric_grid(largest: Tensor, bits: Tensor, turned: Tensor | None = None) 
     Args:
         largest: Magnitude that takes the largest code, by channel; shaped to broadcast.
         bits: Width, a real number; or one by channel.
-        turned: Where the extra code stands above zero instead; nowhere if None. If given, codes
-            beyond 127, which a batch norm with a negative factor may turn round once it is folded,
-            and which then fit in no byte, are left out.
+        turned: Where the extra code stands above zero instead; nowhere if None. If given, 8 bits
+            have no code beyond 127 on either side: a batch norm with a negative factor turns it
+            round once it is folded, and then it would not fit in a byte.
     """
     width = bits.double()
     half = torch.exp2(width - 1)
     scale = (largest.double() / (half - 1)).clamp_min(_TINY)
     bottom, top = -half, half - 1
     if turned is not None:
-        most = half.clamp_max(_LARGEST_CODE)
+        most = torch.where(half > _NINE_BITS, half, half.clamp_max(_LARGEST_IN_BYTE))
         bottom, top = torch.where(turned, -top, -most), torch.where(turned, most, top)
     dtype = largest.dtype
     return LearnedGrid(scale.to(dtype), bottom.to(dtype), top.to(dtype))

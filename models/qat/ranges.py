@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...spaces import FLOAT_BITS
 from ..config import ActivationScheme
 from ..observers import Range, weight_fraction
+from ..quantizers import CONTAINER_BITS
 from .config import ActivationRanges, WeightRanges
 from .quantize import LearnedGrid, affine_grid, quantize_through, symmetric_grid
 
@@ -140,17 +141,20 @@ class WeightQuantizer(RangeQuantizer):
         self.register_buffer("start", largest.view(column))
         self.register_buffer("turned", turned.view(column))
 
-    def largest(self, weight: Tensor) -> Tensor:
-        """Return the magnitude that takes the largest code, by channel."""
-        if self.log_ratio is None:
+    def largest(self, weight: Tensor, bits: float) -> Tensor:
+        """Return the magnitude that takes the largest code, by channel.
+
+        Weights wider than 8 bits are deployed with their own largest magnitude.
+        """
+        if self.log_ratio is None or bits > CONTAINER_BITS:
             return weight.detach().abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
         return self.start * self.log_ratio.exp()
 
     def quantized(self, x: Tensor, bits: Tensor) -> Tensor:
         """Return the weights quantized."""
-        return quantize_through(x, symmetric_grid(self.largest(x), bits, self.turned))
+        return quantize_through(x, symmetric_grid(self.largest(x, bits.item()), bits, self.turned))
 
     def scales(self, weight: Tensor, bits: float) -> Tensor:
         """Return the distance of the points by channel, ``[out]``; negative for turned grids."""
-        grid = symmetric_grid(self.largest(weight), torch.tensor(bits, device=weight.device))
+        grid = symmetric_grid(self.largest(weight, bits), torch.tensor(bits, device=weight.device))
         return torch.where(self.turned, -grid.scale, grid.scale).flatten()

@@ -200,7 +200,7 @@ def test_other_settings_and_mixed_widths_are_deployed_too():
     ):
         network = trained(case, 3, **settings)
         names = [layer.name for layer in case.layers]
-        allocation = BitAllocation(names, [8, 2, 4, 3, 32], [8, 4, 2, 32, 6])
+        allocation = BitAllocation(names, [16, 2, 4, 8, 32], [16, 4, 2, 32, 6])
         network.set_allocation(allocation)
         value = network.trained(allocation)
         model = value.deploy(copy.deepcopy(case.model), case.layers, CONFIG, case.calibration)

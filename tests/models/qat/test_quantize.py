@@ -92,6 +92,9 @@ def test_grids_that_may_be_turned_have_codes_that_fit_in_a_byte_either_way():
         grid = symmetric_grid(torch.ones(2), torch.tensor(bits), sides)
         assert grid.bottom.tolist() == bottom
         assert grid.top.tolist() == top
+    wide = symmetric_grid(torch.ones(2), torch.tensor(16.0), sides)
+    assert wide.bottom.tolist() == [-32768, -32767]
+    assert wide.top.tolist() == [32767, 32768]
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -144,10 +144,24 @@ def test_ranges_of_minmax_follow_the_weights_and_have_no_gradient():
     quantizer = WeightQuantizer(weight, "minmax", 4)
     with torch.no_grad():
         weight.mul_(2)
-    assert torch.equal(quantizer.largest(weight).flatten(), weight.abs().amax(1))
+    assert torch.equal(quantizer.largest(weight, 4.0).flatten(), weight.abs().amax(1))
     quantizer(weight, BITS).sum().backward()
     assert torch.equal(weight.grad, torch.ones_like(weight))
     assert not list(quantizer.parameters())
+
+
+def test_above_8_bits_weights_have_their_own_largest_magnitude():
+    weight = normal(3, 20)
+    quantizer = WeightQuantizer(weight, "lsq", 8)
+    quantizer.log_ratio.data -= 1.0
+    assert torch.allclose(quantizer(weight, torch.tensor(16.0)), weight, atol=2e-4)
+    assert not torch.allclose(quantizer(weight, torch.tensor(8.0)), weight, atol=0.1)
+    assert torch.equal(
+        quantizer(weight, torch.tensor(16.0))[~quantizer.turned.flatten()],
+        fake_quantize(weight, weight_grid(weight.abs().amax(1, keepdim=True), 16))[
+            ~quantizer.turned.flatten()
+        ],
+    )
 
 
 def test_channels_of_zeros_stay_zeros():
