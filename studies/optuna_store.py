@@ -107,8 +107,11 @@ def _require_one_run(
 
 def _limits(result: StudyResult) -> dict[str, dict[str, float]]:
     """Return the limits of every budget by its label, those that a measurement can be held to."""
+    strategies = result.spec.get("strategies") or ()
+    own = [given for strategy in strategies for given in strategy.get("budgets") or ()]
     budgets = [
-        Budget(given["evaluations"], given.get("limits") or {}) for given in result.spec["budgets"]
+        Budget(given["evaluations"], given.get("limits") or {})
+        for given in (*result.spec["budgets"], *own)
     ]
     return {
         budget_label(budget): {n: v for n, v in budget.limits.items() if n in OBJECTIVES}

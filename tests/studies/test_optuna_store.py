@@ -133,6 +133,29 @@ def test_a_trial_has_the_widths_the_values_the_limits_and_all_that_was_measured(
     assert all(trial.constraints["energy"] <= 0 for trial in study.best_trials)
 
 
+def test_strategies_may_have_budgets_of_their_own(finished):
+    def excesses():
+        path, _ = write_optuna(finished)
+        studies = optuna.get_all_study_summaries(opened(path))
+        return {
+            study.study_name: [
+                trial.constraints
+                for trial in optuna.load_study(
+                    study_name=study.study_name, storage=opened(path)
+                ).trials
+            ]
+            for study in studies
+        }
+
+    expected = excesses()
+    result = StudyResult.load(finished)
+    budgets = result.spec["budgets"]
+    strategies = [{"name": "uniform", "budgets": None}, {"name": "random", "budgets": budgets}]
+    spec = {**result.spec, "budgets": [{"evaluations": 99}], "strategies": strategies}
+    dataclasses.replace(result, spec=spec).save(finished)
+    assert excesses() == expected
+
+
 def test_failures_and_glimpses_are_told_apart_from_measurements(finished):
     path, _ = write_optuna(finished)
     study = optuna.load_study(study_name=f"uniform | {BUDGET} | 0", storage=opened(path))
