@@ -22,7 +22,7 @@ from bitfront.models.qat.trainer import Trainer
 from bitfront.models.qat.widths import SigmoidWidths
 from bitfront.models.quantized import QuantizedModel
 from bitfront.models.zoo import build_model
-from bitfront.spaces import BitAllocation, BitSpace, Layer
+from bitfront.spaces import BitSpace, Layer
 
 from .record import Entry
 from .timing import interleaved
@@ -76,8 +76,7 @@ def _trainer(network: nn.Module, layers: Sequence[Layer], images: ImageSet) -> T
     calibration = [images.batch(slice(0, BATCH))]
     reference = QuantizedModel(network, layers, QuantizerConfig().for_training)
     reference.calibrate(calibration)
-    uniform = BitAllocation.uniform(layers, 8)
-    trainable = TrainableNetwork(network, reference, settings, uniform)
+    trainable = TrainableNetwork(network, reference, settings)
     trainer = Trainer(trainable, images, calibration, settings, seed=0)
     energy = EnergyModel(load_table("horowitz-45nm"), layers)
     widths = SigmoidWidths(BitSpace.build(layers))

@@ -28,7 +28,7 @@ def replace_modules(root: nn.Module, replacements: Mapping[nn.Module, nn.Module]
         The root, or its replacement.
     """
     for parent in list(root.modules()):
-        for name, child in parent.named_children():
-            if child in replacements:
+        for name, child in list(parent._modules.items()):  # twice, if it stands there twice
+            if child is not None and child in replacements:
                 setattr(parent, name, replacements[child])
     return replacements.get(root, root)

@@ -16,9 +16,6 @@ from .width_learning import WidthLearner
 if TYPE_CHECKING:
     from .width_learning import Learned
 
-_MIDDLE = 5
-"""Width that ranges begin for; all choices quantize with the same ones."""
-
 
 @register("edmips")
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +35,6 @@ class EdMips(WidthLearner):
 
     summary: ClassVar[str] = "Learns a distribution over the widths of every operand in training."
     paper: ClassVar[str] = "Cai and Vasconcelos, EdMIPS, CVPR 2020 (arXiv:2004.05795)"
-
-    def begin(self, problem: Problem) -> BitAllocation:
-        """Return the widths that ranges begin for."""
-        return problem.space.uniform(_MIDDLE)
 
     def learned(self, problem: Problem) -> "Learned":
         """Return distributions in which all choices are as probable."""

@@ -67,12 +67,6 @@ class Eqat(WidthLearner):
         super().check(space)
         self._narrowed(space)
 
-    def begin(self, problem: Problem) -> BitAllocation:
-        """Return the widths that ranges begin for."""
-        space = self._narrowed(problem.space)
-        problem.pricing.check_feasible(space, problem.budget.limits)  # not after hours
-        return space.uniform(round(self.initial_bits))
-
     def learned(self, problem: Problem) -> "Learned":
         """Return real widths, all at the one they begin with."""
         from ..models.qat.learned import LearnedSigmoid

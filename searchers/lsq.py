@@ -17,6 +17,8 @@ from .problem import Problem
 from .registry import register
 from .training import Training, TrainingSearcher, note_coreset
 
+_WIDEST_FIRST = (8, 7, 6, 5, 4, 3, 2)
+
 Allocate = Literal["uniform", "widest", "ilp"]
 
 
@@ -35,8 +37,7 @@ class Lsq(TrainingSearcher):
 
     Attributes:
         allocate: Where the widths come from.
-        widths: Of ``uniform``: a training for each width that is within the limits. Of ``widest``:
-            a training for the first of these.
+        widths: Of ``uniform``: a training for each width that is within the limits.
         score: Of ``ilp``: what is summed.
         time_limit_s: Of ``ilp``: seconds the solver may take.
     """
@@ -83,7 +84,7 @@ class Lsq(TrainingSearcher):
                 )
                 break
             seed = saved["seed"] if saved and resumed else int(problem.rng.integers(2**31))
-            trainer = self.trainer(problem, allocation, seed)
+            trainer = self.trainer(problem, seed)
             trainer.hold_widths(allocation)
             if saved and resumed:
                 trainer.restore(saved)
@@ -94,10 +95,11 @@ class Lsq(TrainingSearcher):
             note_coreset(problem, trainer)
 
     def _allocations(self, problem: Problem) -> list[BitAllocation]:
-        if self.allocate != "ilp":
-            uniform = [problem.space.uniform(width) for width in self.widths]
-            allowed = problem.only_allowed(uniform)
-            return allowed if self.allocate == "uniform" else allowed[:1]
+        uniform = problem.space.uniform
+        if self.allocate == "uniform":
+            return problem.only_allowed([uniform(width) for width in self.widths])
+        if self.allocate == "widest":
+            return problem.only_allowed([uniform(width) for width in _WIDEST_FIRST])[:1]
         limits = problem.budget.limits
         scores = problem.scores(ScoreConfig(kind=self.score))
         model = AdditiveModel(problem.space, scores.monotone().pairs())

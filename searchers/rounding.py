@@ -86,7 +86,10 @@ def within(
     if not limits:
         raise StudyError("learned widths are rounded within limits, got none; use `nearest`")
     if scores is None:
-        scores = implied_losses(space, pricing.layer_costs(cost), weight_bits, activation_bits)
+        costs_learned = pricing.layer_costs(cost)
+        scores = implied_losses(space, costs_learned, weight_bits, activation_bits)
+        if cost not in limits:  # it weighs as it did while widths were learned: one for one
+            scores = scores + costs_learned
     solution = solve_within(pricing, AdditiveModel(space, scores), limits, time_limit_s)
     costs = {name: pricing.price(solution.allocation, name) for name in limits}
     shares = {name: price / limits[name] for name, price in costs.items()}

@@ -55,12 +55,11 @@ class TrainingSearcher(QatSettings, Searcher):
                 "raise it, or evaluate_every"
             )
 
-    def trainer(self, problem: Problem, bits: BitAllocation, seed: int) -> "Trainer":
+    def trainer(self, problem: Problem, seed: int) -> "Trainer":
         """Return a trainer of a fresh network.
 
         Args:
             problem: Has the network and the images.
-            bits: The widths that ranges begin for.
             seed: Of the order of images.
         """
         from ..models.qat.network import TrainableNetwork
@@ -75,7 +74,7 @@ class TrainingSearcher(QatSettings, Searcher):
         config = problem.shared_model.config.for_training
         reference = QuantizedModel(model, problem.space.layers, config)
         reference.calibrate(calibration)
-        network = TrainableNetwork(model, reference, self, bits)
+        network = TrainableNetwork(model, reference, self)
         teacher = problem.float_model() if self.teacher == "trained" else None
         return Trainer(network, images, calibration, self, seed=seed, teacher=teacher)
 
@@ -134,6 +133,7 @@ class Training:
         at, measurement = allocation(), None
         if self.is_over or trainer.epoch % self._settings.evaluate_every == 0:
             measurement = problem.evaluate_trained(trainer.trained(at))
+            problem.charge(trainer.images_estimated)
         self._log(report, at, measurement, None if learned is None else learned())
         kept = {**self._note, **note()}
         problem.save({**trainer.state(), "number": self._number, **kept})

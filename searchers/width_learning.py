@@ -30,6 +30,10 @@ _STEPS_WORTH = 20.0
 range of a sigmoid twice, and little enough to be steered."""
 
 
+_OFF = 0.1
+"""Share of a limit by which the learned energy may miss it without a word."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WidthLearner(TrainingSearcher):
     """A strategy that learns widths by gradient descent, then rounds them and trains on.
@@ -42,7 +46,8 @@ class WidthLearner(TrainingSearcher):
         warmup_epochs: Epochs in which beta grows to that.
         fine_tune_epochs: Epochs, of all, at the end, with the widths as they are deployed.
         bit_optimizer: What takes the steps of the widths.
-        bit_lr: Its learning rate; if None, 20 over the steps in which widths are learned.
+        bit_lr: Its learning rate; if None, 20 over the steps in which widths are learned, which
+            suits Adam.
     """
 
     beta: float = 0.01
@@ -61,15 +66,15 @@ class WidthLearner(TrainingSearcher):
             )
         if self.bit_lr is not None and not 0 < self.bit_lr < math.inf:
             raise StudyError(f"bit_lr must be a positive number, got {self.bit_lr}")
+        if self.bit_lr is None and self.bit_optimizer not in ("adam", "adamw"):
+            raise StudyError(
+                f"bit_optimizer {self.bit_optimizer!r} needs a bit_lr: the default is for adam"
+            )
 
     @property
     def learning_epochs(self) -> int:
         """Epochs in which widths are learned."""
         return self.epochs - self.fine_tune_epochs
-
-    @abstractmethod
-    def begin(self, problem: Problem) -> BitAllocation:
-        """Return the widths that ranges begin for."""
 
     @abstractmethod
     def learned(self, problem: Problem) -> "Learned":
@@ -83,7 +88,7 @@ class WidthLearner(TrainingSearcher):
         """Train once; measure after every so many epochs."""
         saved = problem.saved
         seed = int(problem.rng.integers(2**31)) if saved is None else saved["seed"]
-        trainer = self.trainer(problem, self.begin(problem), seed)
+        trainer = self.trainer(problem, seed)
         widths = _Widths(self, problem, trainer)
         if saved is None:
             widths.require_possible()
@@ -108,7 +113,7 @@ class _Widths:
         self._schedule = BetaSchedule(beta=settings.beta, warmup_epochs=settings.warmup_epochs)
         self._steering = None if limit is None else BudgetSteering(limit)
         self._learned = settings.learned(problem)
-        steps = trainer.steps_per_epoch * settings.coreset_fraction * settings.learning_epochs
+        steps = trainer.steps_per_epoch * settings.learning_epochs
         trainer.learn_widths(
             self._learned,
             optimizer=settings.bit_optimizer,
@@ -128,6 +133,7 @@ class _Widths:
         """Hold the widths from the first epoch on in which they are no longer learned."""
         if self._held is None and self._trainer.epoch >= self._settings.learning_epochs:
             self._hold(self._rounded())
+            self._note_energy()
 
     def beta(self, energy: float) -> float:
         """Return the factor of the energy in the next step."""
@@ -169,6 +175,17 @@ class _Widths:
     def _hold(self, allocation: BitAllocation) -> None:
         self._held = allocation
         self._trainer.hold_widths(allocation)
+
+    def _note_energy(self) -> None:
+        """Say where steering missed the limit: rounding then decides more than it should."""
+        if self._steering is None:
+            return
+        learned = self._learned.energy().item()
+        if abs(learned / self._steering.target - 1) > _OFF:
+            self._problem.findings.setdefault("notes", []).append(
+                f"widths were learned to an energy of {learned:.3f}, and the limit is "
+                f"{self._steering.target:g}: more epochs, or another bit_lr, would come closer"
+            )
 
     def _rounded(self) -> BitAllocation:
         return self._settings.rounded(self._problem, self._learned)

@@ -86,7 +86,8 @@ def eliminate(
         product = reduce(times, (_aligned(factor, scope) for factor in mine))
         steps.append(Factor(scope, product))
         pending = [factor for factor in pending if chosen not in factor.scope]
-        pending.append(Factor(tuple(others), np.asarray(reduce_first(product), dtype=product.dtype)))
+        left = np.asarray(reduce_first(product), dtype=product.dtype)  # counts may be large
+        pending.append(Factor(tuple(others), left))
     value = reduce(times, (factor.table for factor in pending), np.asarray(one))
     return Elimination(value.item() if hasattr(value, "item") else value, tuple(steps))
 

@@ -162,9 +162,14 @@ class Coreset:
         self._selected: int | None = None
 
     @property
+    def size(self) -> int:
+        """How many images an epoch uses once they are selected."""
+        return min(max(round(self.fraction * self.images), self.at_least), self.images)
+
+    @property
     def keeps_all(self) -> bool:
         """Whether every epoch uses every image, so that nothing need be scored."""
-        return max(round(self.fraction * self.images), self.at_least) >= self.images
+        return self.size == self.images
 
     def due(self, epoch: int) -> bool:
         """Return whether to select anew before an epoch; the first epoch is 0."""

@@ -5,24 +5,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...spaces import BitAllocation, ModelError
 from ..attention import expose_matmuls
+from ..observers import Range
 from ..plain_layers import plain_kind, plain_product
 from ..quantized import QuantizedModel
+from ..quantized_layers import ActivationQuantizer as Calibrated
 from ..surgery import replace_modules
 from ..trained import INPUT, RIGHT, SCALE, STATE, TrainedNetwork
 from .config import QatSettings
-from .ranges import ActivationQuantizer, WeightQuantizer, Width
+from .ranges import STARTS, ActivationQuantizer, WeightQuantizer, Width
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """Return the batch norms of a network."""
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
+def _ranges(calibrated: Calibrated) -> list[Range]:
+    """Return where the ends of an activation begin, by width."""
+    return [calibrated.range(bits) for bits in STARTS]
 
 
 class TrainableLayer(nn.Module):
@@ -77,7 +83,6 @@ class TrainableNetwork(nn.Module):
         model: The float network, with its batch norms; it is copied and never changed.
         reference: The same network calibrated, which says where ranges begin.
         settings: How ranges are learned.
-        bits: The widths that ranges begin for.
 
     Raises:
         ModelError: If a layer of the reference is not in the network, or has a forward of its own.
@@ -88,29 +93,22 @@ class TrainableNetwork(nn.Module):
         model: nn.Module,
         reference: QuantizedModel,
         settings: QatSettings,
-        bits: BitAllocation,
     ) -> None:
         super().__init__()
         self.layers = reference.layers
         network = expose_matmuls(copy.deepcopy(model))
         modules = dict(network.named_modules())
         wrapped: dict[str, TrainableLayer] = {}
-        for layer, weight_bits, input_bits in zip(
-            self.layers, bits.weights, bits.activations, strict=True
-        ):
+        kind, scheme = settings.activation_ranges, reference.config.activation_scheme
+        for layer in self.layers:
             if layer.name not in modules:
                 raise ModelError(f"the network has no layer {layer.name!r}: profile this network")
-            if not (isinstance(weight_bits, int) and isinstance(input_bits, int)):
-                raise ModelError("networks are trained with one width per layer and operand")
             inner = modules[layer.name]
             quantized = reference.quantized_layers[layer.name]
-            scheme = reference.config.activation_scheme
-            kind = settings.activation_ranges
-            left = ActivationQuantizer(quantized.left.range(min(input_bits, 16)), kind, scheme)
+            left = ActivationQuantizer(_ranges(quantized.left), kind, scheme)
             right: ActivationQuantizer | WeightQuantizer
             if layer.kind == "matmul":
-                ends = quantized.right.range(min(weight_bits, 16))
-                right = ActivationQuantizer(ends, kind, scheme)
+                right = ActivationQuantizer(_ranges(quantized.right), kind, scheme)
             else:
                 if plain_kind(inner) is None:
                     raise ModelError(
@@ -118,7 +116,7 @@ class TrainableNetwork(nn.Module):
                         "and can only be quantized after training"
                     )
                 weight = inner.get_parameter("weight")
-                right = WeightQuantizer(weight, settings.weight_ranges, weight_bits)
+                right = WeightQuantizer(weight, settings.weight_ranges)
             wrapped[layer.name] = TrainableLayer(inner, left, right)
         self.network = replace_modules(
             network, {modules[name]: layer for name, layer in wrapped.items()}
@@ -189,17 +187,26 @@ class TrainableNetwork(nn.Module):
 
         Args:
             allocation: One width for each operand.
+
+        Raises:
+            ModelError: If an operand has several.
         """
         arrays = {f"{STATE}{name}": value for name, value in self.float_state().items()}
-        for layer, wrapped, bits in zip(
-            self.layers, self._wrapped.values(), allocation.weights, strict=True
+        for layer, wrapped, weight_bits, input_bits in zip(
+            self.layers,
+            self._wrapped.values(),
+            allocation.weights,
+            allocation.activations,
+            strict=True,
         ):
-            arrays[f"{INPUT}{layer.name}"] = torch.stack(wrapped.left.ends())
+            if not (isinstance(weight_bits, int) and isinstance(input_bits, int)):
+                raise ModelError("networks are trained with one width per layer and operand")
+            arrays[f"{INPUT}{layer.name}"] = torch.stack(wrapped.left.ends(input_bits))
             if isinstance(wrapped.right, ActivationQuantizer):
-                arrays[f"{RIGHT}{layer.name}"] = torch.stack(wrapped.right.ends())
+                arrays[f"{RIGHT}{layer.name}"] = torch.stack(wrapped.right.ends(weight_bits))
             else:
                 weight = wrapped.inner.get_parameter("weight")
-                arrays[f"{SCALE}{layer.name}"] = wrapped.right.scales(weight, float(np.max(bits)))
+                arrays[f"{SCALE}{layer.name}"] = wrapped.right.scales(weight, weight_bits)
         return TrainedNetwork(
             allocation, {name: t.detach().cpu().numpy().copy() for name, t in arrays.items()}
         )

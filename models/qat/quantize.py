@@ -31,6 +31,7 @@ from torch import Tensor
 
 _TINY = torch.finfo(torch.float32).tiny
 _LARGEST_IN_BYTE, _NINE_BITS = 127.0, 256.0
+_BEYOND = 1 + 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +60,13 @@ def affine_grid(low: Tensor, high: Tensor, bits: Tensor) -> LearnedGrid:
     low, high, width = low.double(), high.double(), bits.double()
     levels = torch.exp2(width) - 1
     scale = ((high - low) / levels).clamp_min(_TINY).to(bits.dtype)
-    # Where zero falls on the grid is a whole number; it moves no point but through the scale. With
-    # the rounded scale, as in `quantizers.tensor_grid`: between two codes the last bit decides.
-    zero = torch.minimum((-low / scale.double()).round(), levels).detach()
+    # Where zero falls on the grid is a whole number. Gradients pass through its rounding, so that
+    # what is clipped moves with its own end. It follows from the rounded scale, as it does in
+    # `quantizers.tensor_grid`: between two codes the last bit decides.
+    exact = -low / scale.double()
+    zero = exact + (torch.minimum(exact.round(), levels) - exact).detach()
+    if low.device.type == "cpu" and low.item() == 0:  # none below: saves a pass
+        zero = zero.detach()
     return LearnedGrid(scale, -zero.to(bits.dtype), (levels - zero).to(bits.dtype))
 
 
@@ -110,8 +115,10 @@ class _Quantize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         x, out, scale, bottom, top = ctx.saved_tensors
-        # Codes outside the bounds begin half a step beyond the last whole one inside.
-        lowest, highest = (bottom.ceil() - 0.5) * scale, (top.floor() + 0.5) * scale
+        # Codes outside the bounds begin half a step beyond the last whole one inside, but not
+        # before the bounds themselves, which PACT clips at.
+        lowest = torch.minimum(bottom.ceil() - 0.5, bottom * _BEYOND) * scale
+        highest = torch.maximum(top.floor() + 0.5, top * _BEYOND) * scale
         endless = torch.full_like(scale, torch.inf)
         inside = _between(g, x, lowest, highest)
         needs = ctx.needs_input_grad

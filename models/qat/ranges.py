@@ -1,9 +1,11 @@
 """What a quantizer learns besides its width: the range of the weights, and that of an activation.
 
 A learned range is kept as the logarithm of what it is times its beginning: so it stays positive,
-and a step of the optimizer changes it by the same share whatever its size.
+and a step of the optimizer changes it by the same share whatever its size. What it begins with is
+what loses least at the width in force, which may be another one at every step.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,9 @@ from ..observers import Range, weight_fraction
 from ..quantizers import CONTAINER_BITS
 from .config import ActivationRanges, WeightRanges
 from .quantize import LearnedGrid, affine_grid, quantize_through, symmetric_grid
+
+STARTS = (2, 3, 4, 5, 6, 7, 8)
+"""Widths that ranges have a beginning for."""
 
 MOMENTUM = 0.01
 """Share of a batch in the moving average of extremes."""
@@ -44,15 +49,38 @@ Width = Tensor | Mixture
 class RangeQuantizer(nn.Module):
     """Quantizes one tensor at widths given with each call; subclasses know its range."""
 
+    starts: Tensor
+
     def forward(self, x: Tensor, width: Width) -> Tensor:
         """Return the quantized tensor; itself at 32 bits."""
-        if isinstance(width, Mixture):
-            parts = zip(width.bits, width.probabilities.unbind(), strict=True)
-            terms = [p * self(x, torch.tensor(float(bits), device=x.device)) for bits, p in parts]
-            return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
-        if width.item() >= FLOAT_BITS:
+        if not isinstance(width, Mixture):
+            if width.item() >= FLOAT_BITS:
+                return x
+            self.follow(x)
+            return self.quantized(x, width)
+        self.follow(x)
+        parts = zip(width.bits, width.probabilities.unbind(), strict=True)
+        return torch.stack([p * self._at(x, bits) for bits, p in parts]).sum(0)
+
+    def follow(self, x: Tensor) -> None:
+        """Take a batch into account, where a range follows what passes."""
+
+    def start(self, bits: float) -> Tensor:
+        """Return the range that a width begins with: between whole widths one in between.
+
+        So a range does not have to be learned anew whenever its width is another.
+        """
+        at = min(max(bits, STARTS[0]), STARTS[-1]) - STARTS[0]
+        at = min(at, len(self.starts) - 1.0)
+        low = math.floor(at)
+        if low == at:
+            return self.starts[low]
+        return torch.lerp(self.starts[low], self.starts[low + 1], at - low)
+
+    def _at(self, x: Tensor, bits: int) -> Tensor:
+        if bits >= FLOAT_BITS:
             return x
-        return self.quantized(x, width)
+        return self.quantized(x, torch.tensor(float(bits), device=x.device))
 
     def quantized(self, x: Tensor, bits: Tensor) -> Tensor:
         """Return the tensor quantized at a width below 32."""
@@ -63,33 +91,32 @@ class ActivationQuantizer(RangeQuantizer):
     """Quantizes an activation, with one range for the whole tensor.
 
     Args:
-        ends: Lower and upper end to begin with.
+        ends: Lower and upper end to begin with, for each of the widths `STARTS`; or one for all.
         kind: How the ends follow the data.
         scheme: ``affine``, or ``symmetric`` with the upper end as the largest magnitude.
     """
 
-    start: Tensor
-
-    def __init__(self, ends: Range, kind: ActivationRanges, scheme: ActivationScheme) -> None:
+    def __init__(
+        self, ends: Sequence[Range], kind: ActivationRanges, scheme: ActivationScheme
+    ) -> None:
         super().__init__()
         self.kind, self.scheme = kind, scheme
-        low, high = min(ends[0], 0.0), max(ends[1], 0.0)
-        if low == high:  # nothing but zeros was seen; a range of no size could never grow
-            high = 1.0
-        self.register_buffer("start", torch.tensor([low, high]))
+        rows = [(min(low, 0.0), max(high, 0.0)) for low, high in ends]
+        # Where nothing but zeros was seen, a range of no size could never grow.
+        rows = [(low, 1.0 if low == high else high) for low, high in rows]
+        self.register_buffer("starts", torch.tensor(rows[-1:] if kind == "minmax" else rows))
         self.log_ratio = None if kind == "minmax" else nn.Parameter(torch.zeros(2))
 
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """Return the ends of the range, as they are learned; an end at 0 stays there."""
-        now = self.start if self.log_ratio is None else self.start * self.log_ratio.exp()
+    def ends(self, bits: float) -> tuple[Tensor, Tensor]:
+        """Return the ends of the range at a width, as they are learned; an end at 0 stays there."""
+        start = self.start(bits)
+        now = start if self.log_ratio is None else start * self.log_ratio.exp()
         low, high = now.unbind()
         return -high if self.scheme == "symmetric" else low, high
 
     def quantized(self, x: Tensor, bits: Tensor) -> Tensor:
         """Return the activation quantized."""
-        if self.kind == "minmax" and self.training:
-            self._follow(x)
-        low, high = self.ends()
+        low, high = self.ends(bits.item())
         if self.kind != "pact":
             return quantize_through(x, self._grid(low, high, bits))
         # Only what is clipped moves an end; it is clipped where the points end.
@@ -104,12 +131,15 @@ class ActivationQuantizer(RangeQuantizer):
         return affine_grid(low, high, bits)
 
     @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
+    def follow(self, x: Tensor) -> None:
+        """Move the ends of ``minmax`` towards the extremes of a batch of training."""
+        if self.kind != "minmax" or not self.training:
+            return
         low, high = torch.aminmax(x)
         ends = torch.stack([low.clamp(max=0), high.clamp(min=0)])
         if self.scheme == "symmetric":
             ends = ends.abs().max() * torch.tensor([-1.0, 1.0], device=x.device)
-        self.start.lerp_(ends.to(self.start), MOMENTUM)
+        self.starts.lerp_(ends.to(self.starts), MOMENTUM)
 
 
 class WeightQuantizer(RangeQuantizer):
@@ -118,13 +148,11 @@ class WeightQuantizer(RangeQuantizer):
     Args:
         weight: The weights to begin with, channels first.
         kind: How ranges follow the weights.
-        bits: Width to begin with: what learned ranges begin for.
     """
 
-    start: Tensor
     turned: Tensor
 
-    def __init__(self, weight: Tensor, kind: WeightRanges, bits: int) -> None:
+    def __init__(self, weight: Tensor, kind: WeightRanges) -> None:
         super().__init__()
         self.kind = kind
         column = (-1, *[1] * (weight.dim() - 1))
@@ -136,9 +164,10 @@ class WeightQuantizer(RangeQuantizer):
             self.log_ratio = None
         else:
             turned = weight_fraction(weight, _TURNED_AT, "mse") < 0
-            largest = largest * weight_fraction(weight, bits, "mse").abs()
+            shares = [weight_fraction(weight, bits, "mse").abs() for bits in STARTS]
+            starts = torch.stack([(largest * share).view(column) for share in shares])
+            self.register_buffer("starts", starts)
             self.log_ratio = nn.Parameter(torch.zeros_like(largest).view(column))
-        self.register_buffer("start", largest.view(column))
         self.register_buffer("turned", turned.view(column))
 
     def largest(self, weight: Tensor, bits: float) -> Tensor:
@@ -148,7 +177,7 @@ class WeightQuantizer(RangeQuantizer):
         """
         if self.log_ratio is None or bits > CONTAINER_BITS:
             return weight.detach().abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
-        return self.start * self.log_ratio.exp()
+        return self.start(bits) * self.log_ratio.exp()
 
     def quantized(self, x: Tensor, bits: Tensor) -> Tensor:
         """Return the weights quantized."""
@@ -156,5 +185,7 @@ class WeightQuantizer(RangeQuantizer):
 
     def scales(self, weight: Tensor, bits: float) -> Tensor:
         """Return the distance of the points by channel, ``[out]``; negative for turned grids."""
-        grid = symmetric_grid(self.largest(weight, bits), torch.tensor(bits, device=weight.device))
+        grid = symmetric_grid(
+            self.largest(weight, bits), torch.tensor(float(bits), device=weight.device)
+        )
         return torch.where(self.turned, -grid.scale, grid.scale).flatten()

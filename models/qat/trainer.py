@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...spaces import BitAllocation, ModelError
 from ..augment import shuffled_batches
@@ -27,7 +28,7 @@ from .config import QatSettings
 from .coreset import Coreset, scores
 from .network import TrainableNetwork, batch_norms
 from .optimizer_state import optimizer_state, restore_optimizer
-from .ranges import Mixture, Width
+from .ranges import Width
 
 _SCORED = 256
 """Images of a pass in which the members of a coreset are chosen."""
@@ -86,8 +87,7 @@ class Trainer:
     Args:
         network: What is trained, in place.
         images: What it is trained on.
-        calibration: Images on which batch norms are estimated where their running statistics are
-            of other widths.
+        calibration: Images on which batch norms are estimated before a network is deployed.
         settings: How.
         seed: Of the order of images, their augmentation, and dropout.
         teacher: The float network of ``teacher: trained``.
@@ -117,7 +117,6 @@ class Trainer:
         self._batch_size = min(settings.batch_size, len(images))
         self._learned: LearnedWidths | None = None
         self._allocation: BitAllocation | None = None
-        self._estimated_at: BitAllocation | None = None
         self.coreset = Coreset(
             len(images),
             fraction=settings.coreset_fraction,
@@ -138,8 +137,8 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch that trains on all images."""
-        return len(self._images) // self._batch_size
+        """Steps of an epoch, of the first that trains on a coreset if any does."""
+        return self.coreset.size // self._batch_size
 
     @property
     def device(self) -> torch.device:
@@ -199,18 +198,21 @@ class Trainer:
     def trained(self, allocation: BitAllocation) -> TrainedNetwork:
         """Return the network as it is now, to run at the widths of an allocation.
 
-        Batch norms whose running statistics are of other widths are estimated again.
+        Batch norms are estimated for that: their running statistics may be of other widths, or of
+        the float network still where an epoch has few steps.
         """
-        if allocation != self._estimated_at:
-            with fixed_threads(self.settings.threads):
-                self._estimate(allocation)
+        with fixed_threads(self.settings.threads):
+            self._estimate(allocation)
         return self.network.trained(allocation)
+
+    @property
+    def images_estimated(self) -> int:
+        """Images passed forward, to estimate batch norms, for each of the networks `trained`."""
+        return sum(len(x) for x, _ in self._calibration) if self._norms() else 0
 
     def state(self) -> dict[str, Any]:
         """Return all that training has changed, arrays and plain values by name."""
         state: dict[str, Any] = {"epoch": self.epoch, **_prefixed("coreset/", self.coreset.state())}
-        at = self._estimated_at
-        state["estimated_at"] = None if at is None else at.to_dict()
         for name, tensor in self.network.state_dict().items():
             state[f"network/{name}"] = tensor.detach().cpu().numpy().copy()
         if isinstance(self._learned, nn.Module):
@@ -227,8 +229,6 @@ class Trainer:
         """
         self.epoch = state["epoch"]
         self.coreset.restore(_under("coreset/", state))
-        at = state["estimated_at"]
-        self._estimated_at = None if at is None else BitAllocation.from_dict(at)
         self.network.load_state_dict(_tensors(state, "network/"))
         if isinstance(self._learned, nn.Module):
             self._learned.load_state_dict(_tensors(state, "widths/"))
@@ -253,7 +253,10 @@ class Trainer:
         self, x: Tensor, labels: Tensor, beta: Callable[[float], float], sums: "_Sums", where: str
     ) -> None:
         settings = self.settings
+        dropout = _dropout_state(self._device)
         full = self._full_precision(x) if settings.alpha > 0 else None
+        if self._teacher is None:  # the same masks: what differs shall be the quantizers
+            _set_dropout_state(self._device, dropout)
         with self._arithmetic():
             self._set_widths()
             logits = self.network(x).float()
@@ -282,31 +285,13 @@ class Trainer:
         sums.add(len(x), correct, values, factors.get("energy", 0.0), passes=1 + (full is not None))
 
     def _set_widths(self) -> None:
-        """Set the widths of this step; batch norms follow it."""
+        """Set the widths of this step."""
         if self._learned is not None:
-            operands = self._learned.operands()
-            self.network.set_widths(*operands)
-            self._estimated_at = self._allocation_of(operands)
+            self.network.set_widths(*self._learned.operands())
             return
         if self._allocation is None:
             raise ModelError("a trainer needs widths, learned or held, before it trains")
         self.network.set_allocation(self._allocation)
-        self._estimated_at = self._allocation
-
-    def _allocation_of(self, operands: Sequence[Sequence[Width]]) -> BitAllocation | None:
-        """Return the allocation that widths are; None for mixtures and widths that are not whole.
-
-        What is deployed then is none of those that batch norms have seen.
-        """
-        rows = []
-        for widths in operands:
-            if any(isinstance(width, Mixture) for width in widths):
-                return None
-            bits = torch.stack([width.detach() for width in widths]).tolist()  # type: ignore[union-attr]
-            if not all(map(float.is_integer, bits)):
-                return None
-            rows.append([int(each) for each in bits])
-        return BitAllocation([layer.name for layer in self.network.layers], rows[0], rows[1])
 
     @torch.no_grad()
     def _full_precision(self, x: Tensor) -> Tensor:
@@ -352,10 +337,13 @@ class Trainer:
         self.coreset.count_epoch()
         return self._images if self.coreset.keeps_all else self._images.subset(self.coreset.indices)
 
+    def _norms(self) -> list[_BatchNorm]:
+        return [norm for norm in batch_norms(self.network) if norm.track_running_stats]
+
     @torch.no_grad()
     def _estimate(self, allocation: BitAllocation) -> None:
         """Set the statistics of batch norms to their means over the calibration images."""
-        norms = [norm for norm in batch_norms(self.network) if norm.track_running_stats]
+        norms = self._norms()
         if norms:
             before = [norm.momentum for norm in norms]
             for norm in norms:
@@ -370,7 +358,18 @@ class Trainer:
             self.network.eval()
             for norm, momentum in zip(norms, before, strict=True):
                 norm.momentum = momentum
-        self._estimated_at = allocation
+
+
+def _dropout_state(device: torch.device) -> Tensor:
+    on_gpu = device.type == "cuda"
+    return torch.cuda.get_rng_state(device) if on_gpu else torch.get_rng_state()
+
+
+def _set_dropout_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 @torch.no_grad()

@@ -216,7 +216,7 @@ def test_with_symmetric_activations_too():
     reference.calibrate(case.calibration)
     for kind in ("lsq", "pact", "minmax"):
         settings = QatSettings(activation_ranges=kind)
-        network = TrainableNetwork(case.model, reference, settings, case.uniform(4)).eval()
+        network = TrainableNetwork(case.model, reference, settings).eval()
         with torch.no_grad():
             for parameter in network.range_parameters():
                 parameter -= 0.4 * torch.rand(parameter.shape)

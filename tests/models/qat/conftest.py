@@ -71,7 +71,7 @@ class Case:
 
     def trainable(self, bits: int = 4, **settings: object) -> TrainableNetwork:
         chosen = QatSettings(**settings)
-        return TrainableNetwork(self.model, self.reference, chosen, self.uniform(bits))
+        return TrainableNetwork(self.model, self.reference, chosen)
 
 
 def image_set(count: int, shape: tuple[int, int, int], seed: int = 0) -> ImageSet:

@@ -52,9 +52,7 @@ def test_only_the_logits_are_state_and_parameters():
 
 
 def test_a_network_that_is_sure_computes_as_at_those_widths_and_gradients_reach_the_logits():
-    network = TrainableNetwork(
-        SOURCE.float_model(), SOURCE.quantized_model(), QatSettings(), SPACE.uniform(8)
-    ).eval()
+    network = TrainableNetwork(SOURCE.float_model(), SOURCE.quantized_model(), QatSettings()).eval()
     x = SOURCE.calibration()[0][0]
     found = learned()
     target = SPACE.uniform(4, 3)

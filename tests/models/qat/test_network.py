@@ -11,7 +11,7 @@ from bitfront.models.profile import profile
 from bitfront.models.qat.config import QatSettings
 from bitfront.models.qat.network import TrainableNetwork, batch_norms
 from bitfront.models.quantized import QuantizedModel
-from bitfront.spaces import BitAllocation, ModelError
+from bitfront.spaces import ModelError
 from tests.models.qat.conftest import case_of
 
 
@@ -125,7 +125,7 @@ def test_weights_of_minmax_are_those_of_a_quantized_model():
     model.calibrate(case.calibration)
     settings = QatSettings(weight_ranges="minmax", activation_ranges="minmax")
     for bits in (2, 4, 8):
-        network = TrainableNetwork(case.model, model, settings, case.uniform(bits)).eval()
+        network = TrainableNetwork(case.model, model, settings).eval()
         network.set_allocation(case.uniform(bits))
         model.set_allocation(case.uniform(bits))
         with torch.no_grad():
@@ -143,16 +143,15 @@ def test_a_layer_with_a_forward_of_its_own_is_refused():
     reference = QuantizedModel(model, layers)
     reference.calibrate([torch.rand(8, 4)])
     with pytest.raises(ModelError, match=r"layer '2' \(Doubling\) has a forward of its own"):
-        TrainableNetwork(model, reference, QatSettings(), BitAllocation.uniform(layers, 8))
+        TrainableNetwork(model, reference, QatSettings())
 
 
 def test_another_network_and_widths_by_channel_are_refused(block):
-    uniform, settings = block.uniform(8), QatSettings()
     with pytest.raises(ModelError, match="no layer 'stem': profile this network"):
-        TrainableNetwork(nn.Sequential(nn.Linear(2, 2)), block.reference, settings, uniform)
-    by_channel = uniform.replace("stem", weight=[2, 4, 8, 8, 8, 8])
+        TrainableNetwork(nn.Sequential(nn.Linear(2, 2)), block.reference, QatSettings())
+    by_channel = block.uniform(8).replace("stem", weight=[2, 4, 8, 8, 8, 8])
     with pytest.raises(ModelError, match="one width per layer and operand"):
-        TrainableNetwork(block.model, block.reference, settings, by_channel)
+        block.trainable().trained(by_channel)
 
 
 def test_attributes_of_layers_are_those_of_the_layers(block):

@@ -8,6 +8,7 @@ import torch
 from bitfront.models.observers import weight_fraction
 from bitfront.models.qat.ranges import (
     MOMENTUM,
+    STARTS,
     ActivationQuantizer,
     Mixture,
     WeightQuantizer,
@@ -21,8 +22,8 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def ends_of(quantizer):
-    return tuple(end.item() for end in quantizer.ends())
+def ends_of(quantizer, bits=4.0):
+    return tuple(end.item() for end in quantizer.ends(bits))
 
 
 @pytest.mark.parametrize("kind", ["lsq", "pact", "minmax"])
@@ -30,30 +31,47 @@ def ends_of(quantizer):
 @pytest.mark.parametrize("bits", [2, 3, 8])
 @pytest.mark.parametrize("moved", [(0.0, 0.0), (0.3, -0.7)], ids=["begun", "moved"])
 def test_what_it_computes_is_what_is_deployed(kind, scheme, bits, moved):
-    quantizer = ActivationQuantizer((-1.3, 1.7), kind, scheme).eval()
+    quantizer = ActivationQuantizer([(-1.3, 1.7)], kind, scheme).eval()
     if quantizer.log_ratio is not None:
         quantizer.log_ratio.data += torch.tensor(moved)
     x = torch.cat([normal(500) * 3, torch.tensor([0.0, 99.0, -99.0])])
-    low, high = ends_of(quantizer)
+    low, high = ends_of(quantizer, bits)
     assert torch.equal(
         quantizer(x, torch.tensor(float(bits))),
         fake_quantize(x, tensor_grid(low, high, bits, scheme)),
     )
 
 
+def test_a_range_begins_with_what_is_best_at_the_width_in_force():
+    """And is learned for all widths together: by how much it is to be more than that."""
+    ends = [(-0.1 * bits, 1.0 * bits) for bits in STARTS]
+    quantizer = ActivationQuantizer(ends, "lsq", "affine")
+    for bits, high in ((2, 2.0), (5, 5.0), (8, 8.0), (4.25, 4.25), (16, 8.0)):
+        assert ends_of(quantizer, bits) == pytest.approx((-0.1 * high, high))
+    quantizer.log_ratio.data[1] = math.log(2)
+    assert ends_of(quantizer, 3) == pytest.approx((-0.3, 6.0))
+    weight = normal(4, 100)
+    ranges = WeightQuantizer(weight, "lsq")
+    largest = [ranges.largest(weight, float(bits)) for bits in STARTS]
+    for bits, found in zip(STARTS, largest, strict=True):
+        share = weight_fraction(weight, bits, "mse").abs()
+        assert torch.allclose(found.flatten(), weight.abs().amax(1) * share)
+    assert (largest[0] < largest[-1]).all()
+
+
 def test_an_end_at_zero_stays_there():
-    quantizer = ActivationQuantizer((0.5, 6.0), "lsq", "affine")
+    quantizer = ActivationQuantizer([(0.5, 6.0)], "lsq", "affine")
     assert ends_of(quantizer) == (0.0, 6.0)
     quantizer(normal(100) * 5, BITS).sum().backward()
     assert quantizer.log_ratio.grad[0] == 0
     assert quantizer.log_ratio.grad[1] != 0
-    assert -math.inf < ends_of(ActivationQuantizer((-3.0, -1.0), "lsq", "affine"))[1] == 0.0
+    assert -math.inf < ends_of(ActivationQuantizer([(-3.0, -1.0)], "lsq", "affine"))[1] == 0.0
 
 
 def test_a_range_of_nothing_but_zeros_begins_with_a_size():
     """From none it could never grow, and the layer would be dead."""
     for scheme, low in (("affine", 0.0), ("symmetric", -1.0)):
-        quantizer = ActivationQuantizer((0.0, 0.0), "lsq", scheme)
+        quantizer = ActivationQuantizer([(0.0, 0.0)], "lsq", scheme)
         assert ends_of(quantizer) == (low, 1.0)
         quantizer(torch.full((3,), 2.0), BITS).sum().backward()
         assert quantizer.log_ratio.grad[1] > 0
@@ -62,7 +80,7 @@ def test_a_range_of_nothing_but_zeros_begins_with_a_size():
 @pytest.mark.parametrize("scheme", ["affine", "symmetric"])
 def test_with_pact_an_end_moves_with_what_it_clips_and_with_nothing_else(scheme):
     """Its gradient is 1 for what is clipped and 0 for the rest; here times the end, for its log."""
-    quantizer = ActivationQuantizer((-1.0, 2.0), "pact", scheme)
+    quantizer = ActivationQuantizer([(-1.0, 2.0)], "pact", scheme)
     x = torch.tensor([-9.0, -0.3, 0.0, 0.7, 1.9, 5.0, 7.0], requires_grad=True)
     g = torch.tensor([1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6])
     quantizer(x, BITS).backward(g)
@@ -76,7 +94,7 @@ def test_with_pact_an_end_moves_with_what_it_clips_and_with_nothing_else(scheme)
 
 def test_with_pact_the_width_moves_with_what_is_inside():
     """What is clipped gives the end of the range, at whatever width."""
-    quantizer = ActivationQuantizer((0.0, 2.0), "pact", "affine")
+    quantizer = ActivationQuantizer([(0.0, 2.0)], "pact", "affine")
     for x, moves in ((torch.tensor([5.0]), False), (torch.tensor([0.9]), True)):
         width = torch.tensor(3.0, requires_grad=True)
         quantizer(x, width).sum().backward()
@@ -84,7 +102,7 @@ def test_with_pact_the_width_moves_with_what_is_inside():
 
 
 def test_extremes_are_followed_in_training_only():
-    quantizer = ActivationQuantizer((-1.0, 1.0), "minmax", "affine")
+    quantizer = ActivationQuantizer([(-1.0, 1.0)], "minmax", "affine")
     x = torch.tensor([-3.0, 0.5, 11.0])
     quantizer.eval()(x, BITS)
     assert ends_of(quantizer) == (-1.0, 1.0)
@@ -94,7 +112,7 @@ def test_extremes_are_followed_in_training_only():
     assert not list(quantizer.parameters())
     quantizer(torch.tensor([5.0]), BITS)  # zero is in every range
     assert ends_of(quantizer)[0] == pytest.approx((-1 - 2 * share) * (1 - share))
-    symmetric = ActivationQuantizer((-1.0, 1.0), "minmax", "symmetric").train()
+    symmetric = ActivationQuantizer([(-1.0, 1.0)], "minmax", "symmetric").train()
     symmetric(x, BITS)
     assert ends_of(symmetric) == pytest.approx((-1 - 10 * share, 1 + 10 * share))
 
@@ -104,7 +122,7 @@ def test_extremes_are_followed_in_training_only():
 def test_weights_are_those_of_deployment(kind, bits):
     weight = normal(6, 4, 3, 3) * torch.tensor([1.0, 0.1, 5.0, 1.0, 2.0, 0.5]).view(6, 1, 1, 1)
     weight[1, 0, 0, 0] = 0.9  # one side alone is long
-    quantizer = WeightQuantizer(weight, kind, bits)
+    quantizer = WeightQuantizer(weight, kind)
     assert quantizer.turned.any() == (kind == "lsq")
     scales = quantizer.scales(weight, float(bits))
     assert torch.equal(scales < 0, quantizer.turned.flatten())
@@ -118,7 +136,7 @@ def test_weights_are_those_of_deployment(kind, bits):
 
 def test_learned_ranges_of_weights_begin_with_the_least_error():
     weight = normal(5, 200)
-    quantizer = WeightQuantizer(weight, "lsq", 3)
+    quantizer = WeightQuantizer(weight, "lsq")
     largest = weight.abs().amax(1) * weight_fraction(weight, 3, "mse")
     deployed = fake_quantize(weight, weight_grid(largest.view(-1, 1), 3))
     assert torch.allclose(quantizer(weight, torch.tensor(3.0)), deployed, rtol=1e-6)
@@ -126,22 +144,22 @@ def test_learned_ranges_of_weights_begin_with_the_least_error():
 
 def test_the_logarithm_of_a_range_has_the_gradient_of_the_range_times_the_range():
     weight = normal(3, 50)
-    quantizer = WeightQuantizer(weight, "lsq", 4)
+    quantizer = WeightQuantizer(weight, "lsq")
     g = normal(3, 50, seed=1)
     quantizer(weight, BITS).backward(g)
-    v = weight / (quantizer.start / 7)
+    v = weight / (quantizer.start(4.0) / 7)
     bottom = torch.where(quantizer.turned, -7.0, -8.0)
     top = torch.where(quantizer.turned, 8.0, 7.0)
     by_scale = torch.where(v < bottom, bottom, torch.where(v > top, top, v.round() - v))
     inside = (v > bottom - 0.5) & (v < top + 0.5)
     by_scale = torch.where(inside, v.round() - v, by_scale)
-    expected = (by_scale * g).sum(1, keepdim=True) * quantizer.start / 7
+    expected = (by_scale * g).sum(1, keepdim=True) * quantizer.start(4.0) / 7
     assert torch.allclose(quantizer.log_ratio.grad, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_ranges_of_minmax_follow_the_weights_and_have_no_gradient():
     weight = normal(3, 20).requires_grad_()
-    quantizer = WeightQuantizer(weight, "minmax", 4)
+    quantizer = WeightQuantizer(weight, "minmax")
     with torch.no_grad():
         weight.mul_(2)
     assert torch.equal(quantizer.largest(weight, 4.0).flatten(), weight.abs().amax(1))
@@ -152,7 +170,7 @@ def test_ranges_of_minmax_follow_the_weights_and_have_no_gradient():
 
 def test_above_8_bits_weights_have_their_own_largest_magnitude():
     weight = normal(3, 20)
-    quantizer = WeightQuantizer(weight, "lsq", 8)
+    quantizer = WeightQuantizer(weight, "lsq")
     quantizer.log_ratio.data -= 1.0
     assert torch.allclose(quantizer(weight, torch.tensor(16.0)), weight, atol=2e-4)
     assert not torch.allclose(quantizer(weight, torch.tensor(8.0)), weight, atol=0.1)
@@ -167,7 +185,7 @@ def test_above_8_bits_weights_have_their_own_largest_magnitude():
 def test_channels_of_zeros_stay_zeros():
     weight = torch.zeros(2, 10, requires_grad=True)
     for kind in ("lsq", "minmax"):
-        out = WeightQuantizer(weight, kind, 2)(weight, torch.tensor(2.0))
+        out = WeightQuantizer(weight, kind)(weight, torch.tensor(2.0))
         assert torch.equal(out, weight)
         (gradient,) = torch.autograd.grad(out.sum(), weight)
         assert torch.isfinite(gradient).all()
@@ -175,7 +193,7 @@ def test_channels_of_zeros_stay_zeros():
 
 def test_weights_that_begin_as_zeros_can_grow():
     weight = torch.zeros(2, 16)
-    quantizer = WeightQuantizer(weight, "lsq", 4)
+    quantizer = WeightQuantizer(weight, "lsq")
     grown = torch.full((2, 16), 0.2, requires_grad=True)
     out = quantizer(grown, BITS)
     assert torch.allclose(out, grown, atol=0.25 / 14)
@@ -184,14 +202,14 @@ def test_weights_that_begin_as_zeros_can_grow():
 
 def test_at_32_bits_it_is_the_tensor_itself():
     x = normal(10)
-    assert ActivationQuantizer((-1.0, 1.0), "lsq", "affine")(x, torch.tensor(32.0)) is x
+    assert ActivationQuantizer([(-1.0, 1.0)], "lsq", "affine")(x, torch.tensor(32.0)) is x
     weight = normal(2, 5)
-    assert WeightQuantizer(weight, "lsq", 8)(weight, torch.tensor(32.0)) is weight
+    assert WeightQuantizer(weight, "lsq")(weight, torch.tensor(32.0)) is weight
 
 
 def test_a_mixture_is_the_sum_of_what_its_widths_give():
     x = normal(100)
-    quantizer = ActivationQuantizer((-1.0, 1.0), "lsq", "affine")
+    quantizer = ActivationQuantizer([(-1.0, 1.0)], "lsq", "affine")
     probabilities = torch.tensor([0.2, 0.5, 0.3], requires_grad=True)
     out = quantizer(x, Mixture((2, 4, 32), probabilities))
     parts = [quantizer(x, torch.tensor(bits)) for bits in (2.0, 4.0, 32.0)]

@@ -34,7 +34,7 @@ def learned_for(case, *, fractional=False, table="eqat-glsvlsi25", bits=5.3):
 def trainer_for(case, *, seed=0, learned=True, teacher=None, images=None, **chosen):
     options = {"epochs": 4, "batch_size": 16, "lr": 1e-2, "range_lr": 1e-2, **chosen}
     settings = QatSettings(**options)
-    network = TrainableNetwork(case.model, case.reference, settings, case.uniform(4))
+    network = TrainableNetwork(case.model, case.reference, settings)
     trainer = Trainer(
         network, images or case.images, case.calibration, settings, seed=seed, teacher=teacher
     )
@@ -296,42 +296,29 @@ def test_it_learns(block, chosen):
 # What comes of it
 
 
-def test_batch_norms_that_saw_the_widths_stay_and_others_are_estimated_again(block):
-    trainer = trainer_for(block, learned=False)
-    trainer.run_epoch()
+@pytest.mark.parametrize("learned", [False, "rounded", "fractional"])
+def test_batch_norms_are_estimated_at_the_widths_of_deployment(block, learned):
+    trainer = trainer_for(block, learned=learned)
+    trainer.run_epoch(beta)
     norms = batch_norms(trainer.network)
-    before = [norm.running_mean.clone() for norm in norms]
-    trainer.trained(block.uniform(4))
-    assert all(torch.equal(n.running_mean, b) for n, b in zip(norms, before, strict=True))
-    network = trainer.trained(block.uniform(2))
-    assert not any(torch.equal(n.running_mean, b) for n, b in zip(norms, before, strict=True))
-    assert [norm.momentum for norm in norms] == [0.1] * len(norms)
-    # They are the statistics of the calibration images at these widths.
-    trainer.network.eval()
-    trainer.network.set_allocation(block.uniform(2))
-    x = block.calibration[0][0]
-    first = trainer.network.network.stem(x)
-    assert torch.allclose(norms[0].running_mean, first.mean((0, 2, 3)), atol=1e-5)
-    assert np.array_equal(network.arrays["state/bn1.running_mean"], norms[0].running_mean.numpy())
+    for bits in (4, 2):
+        before = [norm.running_mean.clone() for norm in norms]
+        network = trainer.trained(block.uniform(bits))
+        pairs = zip(norms, before, strict=True)
+        assert not any(torch.equal(norm.running_mean, mean) for norm, mean in pairs)
+        assert [norm.momentum for norm in norms] == [0.1] * len(norms)
+        # They are the statistics of the calibration images at these widths.
+        trainer.network.eval()
+        trainer.network.set_allocation(block.uniform(bits))
+        first = trainer.network.network.stem(block.calibration[0][0])
+        found = network.arrays["state/bn1.running_mean"]
+        assert torch.allclose(torch.from_numpy(found), first.mean((0, 2, 3)), atol=1e-5)
+        assert np.array_equal(found, norms[0].running_mean.numpy())
+    assert trainer.images_estimated == 32
 
 
-def test_batch_norms_of_fractional_widths_are_estimated_again(block):
-    trainer = trainer_for(block, learned="fractional")
-    trainer.run_epoch(beta)
-    norm = batch_norms(trainer.network)[0]
-    before = norm.running_mean.clone()
-    trainer.trained(trainer._learned.rounded())
-    assert not torch.equal(norm.running_mean, before)
-
-
-def test_those_of_rounded_widths_are_not(block):
-    trainer = trainer_for(block, learned="rounded")
-    trainer.run_epoch(beta)
-    norm, last = batch_norms(trainer.network)[0], trainer._estimated_at
-    assert last is not None
-    before = norm.running_mean.clone()
-    trainer.trained(last)
-    assert torch.equal(norm.running_mean, before)
+def test_without_batch_norms_nothing_is_estimated():
+    assert trainer_for(case_of("vit"), learned=False).images_estimated == 0
 
 
 def test_what_is_trained_is_a_copy(block):
