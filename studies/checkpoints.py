@@ -41,8 +41,8 @@ class Checkpoints:
         self._clock = clock
         self._trials: dict[str, _Trial] = {}
 
-    def get(self, trial: str, signature: str) -> bytes | None:
-        """Return what a trial saved last; None if it saved nothing under this signature."""
+    def get(self, trial: str, signature: str | None = None) -> bytes | None:
+        """Return what a trial saved last; None if it saved nothing under this signature, if any."""
         self._write(trial)
         return self._ledger.checkpoint(trial, signature)
 

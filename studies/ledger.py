@@ -279,10 +279,11 @@ class Ledger:
             if error is None and not own.trained:
                 self._db.execute("DELETE FROM checkpoints WHERE trial = ?", (trial,))
 
-    def checkpoint(self, trial: str, signature: str) -> bytes | None:
-        """Return what a trial saved last; None if it saved nothing under this signature."""
+    def checkpoint(self, trial: str, signature: str | None = None) -> bytes | None:
+        """Return what a trial saved last; None if it saved nothing under this signature, if any."""
         row = self._db.execute(
-            "SELECT data FROM checkpoints WHERE (trial, signature) = (?, ?)", (trial, signature)
+            "SELECT data FROM checkpoints WHERE trial = ? AND signature = coalesce(?, signature)",
+            (trial, signature),
         ).fetchone()
         return None if row is None else bytes(row[0])
 
@@ -328,6 +329,13 @@ class Ledger:
             (trial,),
         )
         return [Measurement.from_dict(json.loads(text)) for (text,) in rows]
+
+    def networks(self, trial: str) -> set[str]:
+        """Return the digests of the trained networks a trial asked about, answered or not."""
+        rows = self._db.execute(
+            "SELECT DISTINCT network FROM asks WHERE trial = ? AND network != ''", (trial,)
+        )
+        return {digest for (digest,) in rows}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every ask with its answer as plain values, one row each, in order."""

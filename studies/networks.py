@@ -31,6 +31,10 @@ class NetworkFiles:
         except (OSError, StudyError):
             return None
 
+    def __contains__(self, digest: str) -> bool:
+        """Return whether there is a network of that digest."""
+        return self._path(digest).is_file()
+
     def put(self, digest: str, data: bytes) -> None:
         """Keep a network, whole or not at all.
 

@@ -1,18 +1,20 @@
 """The bookkeeping of a running study: the ledger, under today's prices, and the scoreboard."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..searchers import Pricing
-from ..spaces import Measurement, Objective, Scores
+from ..searchers.checkpoint import Checkpoint
+from ..spaces import Measurement, Objective, Scores, SpaceError, StudyError
 from .checkpoints import Checkpoints
 from .ledger import Ledger, OwnWork, TrialRow
 from .networks import NetworkFiles
 from .progress import ProgressEvent
 from .requests import Request, priced
 from .scoreboard import Scoreboard
-from .trials import Trial, budget_label, front_of
+from .trials import Trial, front_of
 
 LEDGER_FILE = "ledger.sqlite"
 
@@ -88,12 +90,39 @@ class Record:
         ended = next(other for other in books.trials if other.id == trial)
         if not ended.trains:
             return
-        history = self._ledger.history(trial)
-        kept = {m.network for m in front_of(ended, history, books.objectives, books.pricing)}
-        dropped = {m.network for m in history if m.network is not None} - kept
-        # With another budget, the same strategy may have trained the same networks.
-        if dropped and len({budget_label(other.budget) for other in books.trials}) == 1:
-            self._networks.delete(dropped)
+        dropped = {d for d in self._ledger.networks(trial) if d in self._networks}
+        dropped -= self._found(ended)
+        # Another label, budget or seed may have trained the very same networks.
+        have_ended = {row.id for row in self._ledger.trials() if row.state in ("done", "failed")}
+        for other in books.trials:
+            if not dropped:
+                return
+            if other.id == trial or not other.trains:
+                continue
+            if other.id not in have_ended:
+                dropped -= self._wanted(other.id)
+            elif not dropped.isdisjoint(self._ledger.networks(other.id)):
+                dropped -= self._found(other)
+        self._networks.delete(dropped)
+
+    def _found(self, trial: Trial) -> set[str]:
+        """Return the trained networks on the front of a trial that has ended."""
+        history = self._ledger.history(trial.id)
+        front = front_of(trial, history, self._books.objectives, self._books.pricing)
+        return {measurement.network for measurement in front if measurement.network is not None}
+
+    def _wanted(self, trial: str) -> set[str]:
+        """Return the networks a trial that has not ended asked about, or will when it goes on.
+
+        Where it goes on from a checkpoint it has their digests only.
+        """
+        asked = self._ledger.networks(trial)
+        saved = self._checkpoints.get(trial)
+        if saved is None:
+            return asked
+        with suppress(StudyError, SpaceError):  # damaged: it starts over
+            asked |= {network for _, _, network in Checkpoint.from_bytes(saved).asked}
+        return asked
 
     def network(self, digest: str) -> bytes | None:
         """Return a trained network; None if it is not there."""
