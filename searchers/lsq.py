@@ -73,8 +73,12 @@ class Lsq(TrainingSearcher):
     def search(self, problem: Problem) -> None:
         """Train at each allocation, one after the other."""
         saved = problem.saved
-        allocations = self._allocations(problem)
-        first = 0 if saved is None else saved["number"] or 0
+        if saved is None:
+            allocations, first = self._allocations(problem), 0
+        else:  # to ask for scores again would charge them again
+            allocations = [BitAllocation.from_dict(kept) for kept in saved["allocations"]]
+            first = saved["number"] or 0
+        kept_allocations = [allocation.to_dict() for allocation in allocations]
         for number, allocation in enumerate(allocations[first:], first):
             resumed = saved is not None and number == first
             if not resumed and problem.remaining < self.evaluations_needed:
@@ -89,7 +93,9 @@ class Lsq(TrainingSearcher):
             if saved and resumed:
                 trainer.restore(saved)
             several = number if len(allocations) > 1 else None
-            training = Training(self, problem, trainer, number=several, seed=seed)
+            training = Training(
+                self, problem, trainer, number=several, seed=seed, allocations=kept_allocations
+            )
             while not training.is_over:
                 training.run_epoch(partial(_same, allocation))
             note_coreset(problem, trainer)

@@ -78,6 +78,11 @@ class ModelSource(Protocol):
         """A name of the network with its weights, its quantizers and the images."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Where a strategy is to train, as torch names it: ``cpu`` or ``cuda``."""
+        ...
+
     def quantized_model(self) -> "QuantizedModel":
         """Return a fresh, calibrated copy of the network."""
         ...
@@ -556,6 +561,15 @@ class Problem:
             StudyError: If the problem carries no network.
         """
         return self._source().float_model(initial)
+
+    @property
+    def device(self) -> str:
+        """Where to train, as torch names it.
+
+        Raises:
+            StudyError: If the problem carries no network.
+        """
+        return self._source().device
 
     def training(self) -> "ImageSet":
         """Return the images to train on; neither the search split's nor the test split's.

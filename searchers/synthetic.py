@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +131,7 @@ class TinyNetwork:
     """
 
     seed: int = 0
+    device: ClassVar[str] = "cpu"
     layers: tuple[Layer, ...] = field(init=False)
 
     def __post_init__(self) -> None:

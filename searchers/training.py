@@ -76,7 +76,9 @@ class TrainingSearcher(QatSettings, Searcher):
         reference.calibrate(calibration)
         network = TrainableNetwork(model, reference, self)
         teacher = problem.float_model() if self.teacher == "trained" else None
-        return Trainer(network, images, calibration, self, seed=seed, teacher=teacher)
+        return Trainer(
+            network, images, calibration, self, seed=seed, teacher=teacher, device=problem.device
+        )
 
 
 class Training:
@@ -128,8 +130,10 @@ class Training:
             The measurement, if it was time for one.
         """
         problem, trainer = self._problem, self.trainer
-        report = trainer.run_epoch(beta)
-        problem.charge(report.images_forward, report.images_backward)
+        try:
+            report = trainer.run_epoch(beta)
+        finally:  # also for an epoch that diverges
+            problem.charge(*trainer.passed)
         at, measurement = allocation(), None
         if self.is_over or trainer.epoch % self._settings.evaluate_every == 0:
             measurement = problem.evaluate_trained(trainer.trained(at))

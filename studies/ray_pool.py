@@ -331,10 +331,12 @@ class RemoteNetwork:
     Attributes:
         workload: Reference to the workload, in a list so that it travels as a reference.
         threads: Threads of torch of the process that fetches it.
+        device: Where a strategy is to train.
     """
 
     workload: list[Any]
     threads: int
+    device: str
 
     @property
     def digest(self) -> str:
@@ -490,7 +492,7 @@ def ray_pool(
             )
             .remote(books, shared, workers, threads, gpus)
         )
-        network = RemoteNetwork(shared, threads)
+        network = RemoteNetwork(shared, threads, "cuda" if gpus_per_trial > 0 else "cpu")
         try:
             _get(coordinator.start.remote())
             folder, at_once = books.folder / TRIALS_FOLDER, trials_at_once(books.trials, workers)

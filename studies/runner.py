@@ -36,7 +36,7 @@ from .trials import Ground, Trial, front_of, planned
 
 if TYPE_CHECKING:
     from .pool import Pool
-    from .workload import Prepared
+    from .workload import Prepared, Workload
 
 SPEC_FILE = "study.yaml"
 
@@ -105,7 +105,7 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
             prepared.pricing,
             spec.compared,
             baselines.float_search,
-            "" if workload.train is None else workload.train.digest,
+            _training_facts(spec, workload),
         )
         pool.run(trials, ground)
         histories = {trial.id: pool.history(trial.id) for trial in trials}
@@ -137,6 +137,13 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
     )
     result.save(spec.folder)
     return result
+
+
+def _training_facts(spec: StudySpec, workload: "Workload") -> str:
+    """Return what trials that train have in common besides their strategies; empty without any."""
+    if workload.train is None:
+        return ""
+    return f"{workload.train.digest}, gpus {spec.execution.gpus_per_trial > 0}"
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,11 @@ class Workload:
             for images in (*self.images.values(), *further)
         )
 
+    @property
+    def device(self) -> str:
+        """Where a strategy in the driver's process trains: GPUs are shared out among others."""
+        return "cpu"
+
     def float_model(self, initial: bool = False) -> nn.Module:
         """Return the network in evaluation mode, with its weights or the initial ones."""
         model = self.architecture.build()

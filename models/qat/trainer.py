@@ -91,6 +91,7 @@ class Trainer:
         settings: How.
         seed: Of the order of images, their augmentation, and dropout.
         teacher: The float network of ``teacher: trained``.
+        device: Where it trains.
 
     Attributes:
         epoch: Epochs done, or under way.
@@ -107,14 +108,16 @@ class Trainer:
         *,
         seed: int,
         teacher: nn.Module | None = None,
+        device: str = "cpu",
     ) -> None:
         self.network, self.settings, self.epoch, self.position = network, settings, 0, 0.0
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device)
         network.to(self._device)
         self._memory_format = _arranged(network, images)
         self._teacher = None if teacher is None else teacher.eval().to(self._device)
         self._images, self._calibration, self._seed = images, calibration, seed
         self._batch_size = min(settings.batch_size, len(images))
+        self._sums = _Sums()
         self._learned: LearnedWidths | None = None
         self._allocation: BitAllocation | None = None
         self.coreset = Coreset(
@@ -182,7 +185,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(self._epoch_seed())
         with fixed_threads(self.settings.threads), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._epoch_seed())  # for dropout
-            sums = _Sums()
+            self._sums = sums = _Sums()
             images = self._chosen(sums)
             self.network.train()
             steps = len(images) // self._batch_size
@@ -204,6 +207,11 @@ class Trainer:
         with fixed_threads(self.settings.threads):
             self._estimate(allocation)
         return self.network.trained(allocation)
+
+    @property
+    def passed(self) -> tuple[int, int]:
+        """Images passed forward and backward in the epoch under way, or in the last one."""
+        return self._sums.images_forward, self._sums.images
 
     @property
     def images_estimated(self) -> int:
