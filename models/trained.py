@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 FORMAT = "1"
 """Version of the format; another one is not read."""
 
+DEPLOYMENT_VERSION = 1
+"""Raise it when `TrainedNetwork.deploy` computes something else of the same network: what was
+measured of networks by older code is then measured again."""
+
 STATE = "state/"
 """Beginning of the names of weights and buffers of the float network, batch norms and all."""
 

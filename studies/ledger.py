@@ -2,10 +2,10 @@
 
 It is the cache (what was measured is not measured again), the log to go on from, and the audit
 log. Evaluations are keyed by content: the workload's digest (weights, data, quantizer, code), the
-allocation, the split, the fidelity, and the trained network if there is one. Strategies share them,
-yet each is charged for what it asked: `asks` holds every question of every trial, in order.
-Sensitivity scores are kept likewise, by their signature. What a trial saved last is kept until it
-is done; that of one which trained the network, longer.
+allocation, the split, the fidelity, and the trained network if there is one, then with the version
+of what deploys it. Strategies share them, yet each is charged for what it asked: `asks` holds every
+question of every trial, in order. Sensitivity scores are kept likewise, by their signature. What a
+trial saved last is kept until it is done; that of one which trained the network, longer.
 
 One process writes; WAL lets others read meanwhile.
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..models.trained import DEPLOYMENT_VERSION
 from ..spaces import METRICS, Measurement, Scores, StudyError
 from .requests import Request
 
@@ -357,4 +358,6 @@ def _unusable(path: Path, error: Exception) -> StudyError:
 
 
 def _key(workload: str, request: Request) -> tuple[str, str, str, float, str]:
+    if request.network:
+        workload = f"{workload} {DEPLOYMENT_VERSION}"
     return workload, request.allocation.key, request.split, request.fidelity, request.network

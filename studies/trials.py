@@ -1,9 +1,7 @@
 """Trials: strategy x budget x seed, and how one of them runs; light, without torch."""
 
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from .ledger import OwnWork, TrialRow
 from .requests import Request
 from .sections import StrategySpec
 from .spec import StudySpec
+from .training_code import module_text, training_code
 
 if TYPE_CHECKING:
     from ..searchers.problem import Networks
@@ -142,7 +141,7 @@ class Ground:
         """Return a hexadecimal name of all that makes a trial ask what it asks.
 
         All but what is measured: a ledger adds that. The code of the strategy is part of it, as far
-        as that can be told.
+        as that can be told; where it trains, also the code that trains for it.
         """
         strategy, space = trial.strategy.build(), trial.strategy.searched(self.space)
         models = (self.pricing.energy, *self.pricing.tables.values())
@@ -150,24 +149,16 @@ class Ground:
             CHECKPOINT_VERSION,
             __version__,
             f"{type(strategy).__module__}:{type(strategy).__qualname__}",
-            _source(type(strategy)),
+            module_text(type(strategy)),
             strategy.settings(),
             [trial.strategy.label, trial.seed, asdict(trial.budget)],
             [objective.name for objective in self.objectives],
             [space.granularity, sorted(space.forbid)],
             [asdict(variable) for variable in space.variables],
             [[m.table.model_dump_json(), m.options.model_dump_json()] for m in models],
-            self.training if strategy.trains else "",
+            [self.training, training_code(type(strategy))] if strategy.trains else "",
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _source(strategy: type) -> str | None:
-    """Return the text of the module a class is defined in; None if there is none to read."""
-    try:
-        return inspect.getsource(sys.modules[strategy.__module__])
-    except (LookupError, OSError, TypeError):
-        return None
 
 
 def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource | None) -> None:

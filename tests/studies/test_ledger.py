@@ -326,6 +326,14 @@ def test_a_trained_network_is_another_key(ledger):
     assert [row["network"] for row in ledger.rows()] == ["2" * 32, "", "1" * 32, "2" * 32]
 
 
+def test_what_other_code_deployed_is_measured_again(ledger, monkeypatch):
+    trained, plain = request(8, network="1" * 32), request(8)
+    ledger.put("w", [answer(trained), answer(plain)])
+    assert set(ledger.get("w", [trained, plain])) == {trained, plain}
+    monkeypatch.setattr("bitfront.studies.ledger.DEPLOYMENT_VERSION", 99)
+    assert set(ledger.get("w", [trained, plain])) == {plain}
+
+
 def test_a_trial_that_trained_keeps_its_checkpoint_when_it_is_done(ledger):
     for trial, trained in (("asked", False), ("trained", True)):
         ledger.plan([TrialRow(trial, "eqat", "3 evaluations", 0)])
