@@ -31,7 +31,7 @@ from .ledger import OwnWork, TrialRow
 from .progress import ProgressCallback, ProgressEvent
 from .record import Books, Record
 from .requests import Request, failed, held_networks
-from .trials import Ground, Trial
+from .trials import Ground, Trial, saved_work
 
 if TYPE_CHECKING:  # torch stays out of processes that hold no network
     from torch import nn
@@ -419,9 +419,12 @@ class RayPool(RemoteDesk):
             gpus=self.gpus_per_trial,
             look=self._look,
         )
+        ran = {trial.id: trial for trial in trials}
         for row in self.trials():
             if row.state not in ("done", "failed"):
-                self.end(row.id, row.wall_s, f"its process died: {died}", OwnWork())
+                saved = self.checkpoint(row.id, ground.signature(ran[row.id]))
+                wall_s, own = saved_work(saved)
+                self.end(row.id, wall_s, f"its process died: {died}", own)
         self._look()
 
     def keep_networks(self, digests: Collection[str]) -> None:

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..searchers import Budget, Evaluator, ModelSource, Pricing, Problem
 from ..searchers.budget import limit_text
-from ..searchers.checkpoint import CHECKPOINT_VERSION
-from ..spaces import BitAllocation, BitSpace, Measurement, Objective, pareto_front
+from ..searchers.checkpoint import CHECKPOINT_VERSION, Checkpoint
+from ..spaces import (
+    BitAllocation,
+    BitSpace,
+    Measurement,
+    Objective,
+    SpaceError,
+    StudyError,
+    pareto_front,
+)
 from .desk import SharedScores, TrialCheckpoints, TrialDesk
 from .findings import TRACE, plain
 from .ledger import OwnWork, TrialRow
@@ -202,3 +210,24 @@ def run_trial(trial: Trial, ground: Ground, desk: TrialDesk, model: ModelSource 
         findings[TRACE] = problem.trace.to_dict()
     own = OwnWork(problem.images_forward, problem.images_backward, findings, problem.finished)
     desk.end(trial.id, problem.wall_s, error, own)
+
+
+def saved_work(data: bytes | None) -> tuple[float, OwnWork]:
+    """Return the seconds and the own work of a trial as it saved them last; none if it did not.
+
+    That is all there is of a trial whose process died.
+
+    Args:
+        data: Its checkpoint.
+    """
+    if data is None:
+        return 0.0, OwnWork()
+    try:
+        saved = Checkpoint.from_bytes(data)
+    except (StudyError, SpaceError):  # damaged
+        return 0.0, OwnWork()
+    findings = dict(plain(saved.findings))
+    if saved.trace is not None:
+        findings[TRACE] = dict(saved.trace)
+    own = OwnWork(saved.images_forward, saved.images_backward, findings, saved.finished)
+    return saved.wall_s, own

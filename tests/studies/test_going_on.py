@@ -12,8 +12,10 @@ from contextlib import closing, suppress
 
 import pytest
 
+from bitfront.studies.findings import trace_of
 from bitfront.studies.ledger import Ledger
 from bitfront.studies.record import LEDGER_FILE
+from bitfront.studies.result import StudyResult
 from bitfront.studies.runner import measure_study
 
 EPISODES = 30
@@ -179,6 +181,41 @@ def test_a_trial_whose_process_dies_goes_on_in_another(saving_study, tmp_path):
         assert ran[:21] == list(range(21))  # the last of these died
         assert ran[21:] == list(range(ran[21], EPISODES))
         assert 0 < ran[21] <= 20
+
+
+DEADLY = """
+import os
+import signal
+
+from saving import Saving
+
+class Deadly(Saving):
+    def search(self, problem):
+        ask = problem.evaluate
+
+        def evaluate(allocations):
+            if len(problem.history) == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ask(allocations)
+
+        problem.evaluate = evaluate
+        super().search(problem)
+"""
+
+
+@pytest.mark.slow
+def test_of_a_trial_whose_process_dies_for_good_what_it_saved_is_told(saving_study, tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    spec = saving_study("deadly", strategy="deadly:Deadly", workers=1)
+    subprocess.run(command(spec), env=environment(tmp_path), check=True)
+    for trial in StudyResult.load(spec.folder).trials:
+        assert trial.error.startswith("its process died: ")
+        assert trial.evaluations == 20
+        steps = len(trace_of(trial.findings))
+        assert 0 < steps <= 20  # the last may not have been kept yet
+        assert trial.images_forward == 20 * 40 + sum(range(steps))
+        assert len(trial.findings["worth"]) == 4
+        assert trial.wall_s > 0.02 * steps
 
 
 def test_a_study_that_is_interrupted_goes_on_from_the_last_episode(saving_study, tmp_path):

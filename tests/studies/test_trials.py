@@ -10,8 +10,16 @@ from bitfront.searchers.synthetic import tabular_problem
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation, Scores
 from bitfront.studies.desk import SharedScores
 from bitfront.studies.findings import trace_of
+from bitfront.studies.ledger import OwnWork
 from bitfront.studies.sections import StrategySpec
-from bitfront.studies.trials import Ground, Trial, budget_label, planned, run_trial
+from bitfront.studies.trials import (
+    Ground,
+    Trial,
+    budget_label,
+    planned,
+    run_trial,
+    saved_work,
+)
 
 PROBLEM = tabular_problem()
 BASELINE = PROBLEM._evaluator([BitAllocation.uniform(PROBLEM.space.layers, 32)])[0]
@@ -239,6 +247,17 @@ def test_a_trial_that_was_interrupted_goes_on_and_one_of_other_code_does_not(sav
     anew = Desk(kept=dict(short.kept))
     run_trial(saving, GROUND, anew, None)
     assert [entry[2] for entry in anew.log[1:-1]] == [1] * 5
+
+
+def test_a_trial_that_died_has_what_it_had_saved(saving):
+    short = Short()
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(saving, GROUND, short, None)
+    (data,) = short.kept.values()
+    wall_s, own = saved_work(data)
+    assert wall_s > 0
+    assert own == OwnWork(findings={"episodes": [0, 1, 2]})
+    assert saved_work(None) == saved_work(data[:100]) == (0.0, OwnWork())
 
 
 def test_the_seconds_of_a_trial_are_those_of_all_its_parts(saving, monkeypatch):
