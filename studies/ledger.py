@@ -196,17 +196,24 @@ class Ledger:
         """Close the file; what was put is in it."""
         self._db.close()
 
-    def get(self, workload: str, requests: Iterable[Request]) -> dict[Request, Measurement]:
+    def get(
+        self, workload: str, requests: Iterable[Request], *, failed: bool = False
+    ) -> dict[Request, Measurement]:
         """Return what is known of some requests.
 
         Failed evaluations stay on record but are not returned: they are tried again.
+
+        Args:
+            workload: What is measured.
+            requests: What is asked.
+            failed: Whether to return those that failed, and no others.
         """
         found = {}
         for request in requests:
             row = self._db.execute(
                 f"SELECT measurement FROM evaluations WHERE ({_KEY}) = (?, ?, ?, ?, ?) "
-                "AND error IS NULL",
-                _key(workload, request),
+                "AND (error IS NOT NULL) = ?",
+                (*_key(workload, request), failed),
             ).fetchone()
             if row is not None:
                 found[request] = Measurement.from_dict(json.loads(row[0]))

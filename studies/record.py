@@ -133,12 +133,18 @@ class Record:
         self._networks.keep_only(digests)
 
     def find(self, request: Request) -> Measurement | None:
-        """Return the answer to a request if it was measured before."""
+        """Return the answer to a request if it was measured before.
+
+        What failed is measured again, unless its trained network is gone: then it would only fail
+        for that.
+        """
         known = self._ledger.get(self._workload, [request]).get(request)
+        if known is None and request.network and request.network not in self._networks:
+            known = self._ledger.get(self._workload, [request], failed=True).get(request)
         if known is None:
             return None
         current = priced(known, self._energy)
-        if current != known:
+        if current.to_dict() != known.to_dict():
             self._ledger.put(self._workload, [current])
         return current
 

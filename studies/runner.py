@@ -263,14 +263,18 @@ def _finalists(
     for trial in trials:
         front = front_of(trial, histories[trial.id], objectives, pricing)
         if not front:
-            asked = len(histories[trial.id])
-            notes.append(
-                f"{trial.title}: none of its {asked} evaluations gave an accuracy within the budget"
-                if asked
-                else f"{trial.title}: asked for no evaluation"
-            )
+            notes.append(f"{trial.title}: {_why_nothing(histories[trial.id])}")
         finalists += [_Finalist(trial, measurement) for measurement in front]
     return finalists, notes
+
+
+def _why_nothing(history: Sequence[Measurement]) -> str:
+    """Return why a trial has no finalist."""
+    if not history:
+        return "asked for no evaluation"
+    why = f"none of its {len(history)} evaluations gave an accuracy within the budget"
+    errors = [measurement.error for measurement in history if measurement.error is not None]
+    return f"{why}; the first of {len(errors)} that failed: {errors[0]}" if errors else why
 
 
 def _measure_finalists(

@@ -10,7 +10,7 @@ from bitfront.searchers.checkpoint import Checkpoint
 from bitfront.spaces import DEFAULT_OBJECTIVES, BitAllocation, Layer
 from bitfront.studies.ledger import OwnWork
 from bitfront.studies.record import Books, Record
-from bitfront.studies.requests import Request, measured
+from bitfront.studies.requests import Request, failed, measured
 from bitfront.studies.sections import StrategySpec
 from bitfront.studies.trials import Trial
 
@@ -120,3 +120,17 @@ def test_networks_that_nobody_needs_are_gone_when_the_trial_ends(open_record):
         hand_over(record, trial, "c", correct=8, allocation=NARROW)
         end(record, trial)
         assert held(record) == {"a", "c"}
+
+
+def test_of_a_network_that_is_gone_a_failure_keeps_its_reason(open_record):
+    trial, request = eqat(), Request(WIDE, network="a" * 32)
+    fault = failed(request, ENERGY, "ran out of memory")
+    with open_record(trial) as record:
+        record.add(fault)
+        assert record.find(request).error == fault.error
+        assert record.find(Request(WIDE, network="b" * 32)) is None
+        record.put_networks({"a" * 32: b"a"})
+        assert record.find(request) is None  # it can be tried again
+        plain = Request(WIDE)
+        record.add(failed(plain, ENERGY, "ran out of memory"))
+        assert record.find(plain) is None

@@ -201,6 +201,22 @@ def test_networks_that_are_gone_fail_by_name_and_the_study_goes_on(training_stud
     assert [point.search for point in result.points] == history[2:]
 
 
+def test_a_failure_is_told_and_stays_what_it_was_when_its_network_is_gone(
+    training_study, monkeypatch
+):
+    def full(*given):
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bitfront.studies.evaluation.deployed", full)
+        first = measure_study(training_study())
+    second = measure_study(training_study())
+    for result in (first, second):
+        (note,) = [note for note in result.notes if "none of its 3 evaluations" in note]
+        assert "within the budget; the first of 3 that failed: allocation " in note
+        assert "ran out of memory" in note and "no room" in note
+
+
 def test_networks_of_a_trial_that_ended_are_deleted_before_the_next_ends(training_study):
     seen = []
 
