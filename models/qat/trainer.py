@@ -272,16 +272,17 @@ class Trainer:
         if full is not None:
             log_q, log_p = logits.log_softmax(1), full.log_softmax(1)
             terms["KL divergence"] = (log_q.exp() * (log_q - log_p)).sum(1).mean()
-        factors = {"cross-entropy": 1.0, "KL divergence": settings.alpha}
         if self._learned is not None:
             terms["energy"] = self._learned.energy()
-            factors["energy"] = beta(terms["energy"].item())
         values = {name: term.item() for name, term in terms.items()}
         for name, value in values.items():
             if not math.isfinite(value):
                 raise ModelError(
                     f"training diverged: the {name} is {value} {where}; {self._advice()}"
                 )
+        factors = {"cross-entropy": 1.0, "KL divergence": settings.alpha}
+        if "energy" in values:
+            factors["energy"] = beta(values["energy"])
         loss = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
         for optimizer in self._optimizers.values():
             optimizer.zero_grad()
