@@ -75,6 +75,19 @@ class Searcher(ABC):
         self._require_granularity(space)
         return space
 
+    def narrowed(self, space: BitSpace) -> BitSpace:
+        """Return what the settings leave of a space; budgets are checked against that.
+
+        That is all of it, unless a strategy has settings that leave out choices.
+
+        Args:
+            space: What `searched` returned.
+
+        Raises:
+            SpaceError: If they leave nothing.
+        """
+        return space
+
     def check(self, space: BitSpace) -> None:
         """Check that the settings suit a space; studies do so before anything runs.
 
@@ -107,7 +120,7 @@ class Searcher(ABC):
         that one saved (`Problem.save`).
 
         Raises:
-            InfeasibleError: If nothing in the space respects the budget's limits.
+            InfeasibleError: If nothing in the space, as `narrowed`, respects the budget's limits.
             SpaceError: If `check` refuses the space.
             StudyError: If `check_budget` refuses the budget, or it needs the network and the
                 problem has none.
@@ -119,7 +132,7 @@ class Searcher(ABC):
             raise StudyError(
                 f"{type(self).__name__} {does} the network, and this problem carries none"
             )
-        problem.require_feasible()
+        problem.require_feasible(self.narrowed(problem.space))
         problem.resume()
         if problem.finished:
             return

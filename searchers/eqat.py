@@ -52,8 +52,8 @@ class Eqat(WidthLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.initial_bits < math.inf:
-            raise StudyError(f"initial_bits must be a positive number, got {self.initial_bits}")
+        if not 2 <= self.initial_bits <= 8:
+            raise StudyError(f"initial_bits must be from 2 to 8, got {self.initial_bits}")
         low, high = self.min_bits, self.max_bits
         if low is not None and high is not None and low > high:
             raise StudyError(f"min_bits must not be above max_bits, got {low} and {high}")
@@ -65,32 +65,14 @@ class Eqat(WidthLearner):
             SpaceError: If an operand has none.
         """
         super().check(space)
-        self._narrowed(space)
+        self.narrowed(space)
 
-    def learned(self, problem: Problem) -> "Learned":
-        """Return real widths, all at the one they begin with."""
-        from ..models.qat.learned import LearnedSigmoid
-        from ..models.qat.widths import SigmoidWidths
+    def narrowed(self, space: BitSpace) -> BitSpace:
+        """Return the part of a space with widths from `min_bits` to `max_bits`; pins stay.
 
-        return LearnedSigmoid(
-            SigmoidWidths(self._narrowed(problem.space), self.initial_bits),
-            problem.energy.price_torch,
-            problem.energy.w8a8,
-            fractional=self.forward == "fractional",
-        )
-
-    def rounded(self, problem: Problem, learned: "Learned") -> BitAllocation:
-        """Return the allocation that the learned widths come to, within the limits."""
-        space, widths = self._narrowed(problem.space), learned.widths.bits()
-        limits = problem.budget.limits
-        if not limits:
-            return nearest(space, *widths)
-        rounding = within(space, problem.pricing, limits, *widths)
-        problem.findings["solver"] = [rounding.solution.to_dict()]
-        return rounding.allocation
-
-    def _narrowed(self, space: BitSpace) -> BitSpace:
-        """Return the part of a space with widths from `min_bits` to `max_bits`; pins stay."""
+        Raises:
+            SpaceError: If an operand has none.
+        """
         variables = []
         for variable in space.variables:
             choices = tuple(
@@ -107,3 +89,25 @@ class Eqat(WidthLearner):
                 )
             variables.append(replace(variable, choices=choices))
         return BitSpace(space.layers, variables, space.forbid, space.granularity)
+
+    def learned(self, problem: Problem) -> "Learned":
+        """Return real widths, all at the one they begin with."""
+        from ..models.qat.learned import LearnedSigmoid
+        from ..models.qat.widths import SigmoidWidths
+
+        return LearnedSigmoid(
+            SigmoidWidths(self.narrowed(problem.space), self.initial_bits),
+            problem.energy.price_torch,
+            problem.energy.w8a8,
+            fractional=self.forward == "fractional",
+        )
+
+    def rounded(self, problem: Problem, learned: "Learned") -> BitAllocation:
+        """Return the allocation that the learned widths come to, within the limits."""
+        space, widths = self.narrowed(problem.space), learned.widths.bits()
+        limits = problem.budget.limits
+        if not limits:
+            return nearest(space, *widths)
+        rounding = within(space, problem.pricing, limits, *widths)
+        problem.findings["solver"] = [rounding.solution.to_dict()]
+        return rounding.allocation

@@ -317,13 +317,16 @@ class Problem:
         eligible = [m for m in self.history if m.fidelity == 1.0 and self.within(m)]
         return pareto_front(eligible, self.objectives)
 
-    def require_feasible(self) -> None:
+    def require_feasible(self, part: BitSpace | None = None) -> None:
         """Check that some allocation of the space respects each limit.
+
+        Args:
+            part: The part of the space to look in; all of it if None.
 
         Raises:
             InfeasibleError: Saying the smallest achievable cost.
         """
-        self.pricing.check_feasible(self.space, self.budget.limits)
+        self.pricing.check_feasible(self.space if part is None else part, self.budget.limits)
 
     def scores(self, config: "ScoreConfig") -> Scores:
         """Return the sensitivity scores of every choice of the space.

@@ -1,6 +1,6 @@
 """The checks of a study that need the network: is its space there, can its budgets be met."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from ..models.data import load_data
 from ..models.locate import resolve_checkpoint
 from ..models.zoo import build_model
 from ..searchers import Pricing
-from ..spaces import BitSpace, EnergyTableError, Layer, StudyError
+from ..spaces import BitSpace, EnergyTableError, InfeasibleError, Layer, StudyError
 from .spec import StudySpec
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
     Raises:
         InvalidStudyError: With the place in the file, if a name is no layer's, the space is
             empty, the table or one that a limit names lacks a width, a limit is below the
-            smallest achievable cost, or a strategy does not suit the space.
+            smallest achievable cost, or a strategy does not suit the space, or leaves too little
+            of it for its budgets.
     """
     with spec.at("space"):
         space = spec.space.build(layers)
@@ -65,9 +66,22 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
             built = strategy.build()
             part = strategy.searched(space)
             built.check(part)
+            narrowed = built.narrowed(part)
             for budget in spec.budgets_of(strategy):
                 built.check_budget(part, budget)
+                if narrowed is not part:
+                    _require_feasible(strategy.name, pricing, narrowed, budget.limits)
     return space, pricing
+
+
+def _require_feasible(
+    strategy: str, pricing: Pricing, space: BitSpace, limits: Mapping[str, float]
+) -> None:
+    """Check that what a strategy leaves of a space can meet a budget's limits."""
+    try:
+        pricing.check_feasible(space, limits)
+    except InfeasibleError as error:
+        raise InfeasibleError(f"in what {strategy} leaves of the space, {error}") from error
 
 
 def require_training_images(spec: StudySpec, splits: "Splits") -> bool:

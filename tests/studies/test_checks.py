@@ -110,6 +110,23 @@ def test_budgets_are_checked_against_the_part_that_is_searched(load):
     price_space(corner, LAYERS)
 
 
+def test_a_limit_that_what_a_strategy_leaves_of_the_space_cannot_meet_is_refused_there(load):
+    def study(min_bits, budget="{evaluations: 30, limits: {energy: 0.9}}"):
+        return STUDY.replace(
+            "{name: uniform}",
+            f"{{name: uniform}}, {{name: eqat, min_bits: {min_bits}, budgets: [{budget}]}}",
+        )
+
+    price_space(load(study(4)), LAYERS)
+    price_space(load(study(8, "{evaluations: 30}")), LAYERS)
+    with pytest.raises(
+        InvalidStudyError,
+        match=r"^study.yaml:10: strategies\[1\].*: in what eqat leaves of the space, no ",
+    ) as caught:
+        price_space(load(study(8)), LAYERS)
+    assert "energy <= 0.9 (of uniform 8 bit); the smallest achievable is 1: " in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
