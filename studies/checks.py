@@ -10,6 +10,7 @@ import numpy as np
 from ..energy import EnergyModel, load_table
 from ..models.data import load_data
 from ..models.locate import resolve_checkpoint
+from ..models.qat.config import QatSettings
 from ..models.zoo import build_model
 from ..searchers import Pricing
 from ..spaces import BitSpace, EnergyTableError, InfeasibleError, Layer, StudyError
@@ -89,11 +90,12 @@ def require_training_images(spec: StudySpec, splits: "Splits") -> bool:
 
     Raises:
         InvalidStudyError: If one does, and the data has no images to train on that are in no other
-            split, or only one class.
+            split, or fewer than it asks for, or only one class.
     """
     trains = False
     for index, strategy in enumerate(spec.strategies):
-        if not strategy.build().trains:
+        built = strategy.build()
+        if not built.trains:
             continue
         trains = True
         with spec.at("strategies", index):
@@ -108,6 +110,13 @@ def require_training_images(spec: StudySpec, splits: "Splits") -> bool:
                     f"{strategy.name} trains the network to tell classes apart, and "
                     f"{spec.data.name} has {splits.classes}; choose data with two classes or more, "
                     f"or remove the strategy"
+                )
+        available = len(splits.indices.train)
+        if isinstance(built, QatSettings) and (built.images or 0) > available:
+            with spec.at("strategies", index, "images"):
+                raise StudyError(
+                    f"{built.images} images were asked for, but the train split has {available}; "
+                    f"lower 'images', or leave it out to take all"
                 )
     return trains
 

@@ -250,7 +250,8 @@ def test_as_many_trials_that_train_run_at_once_as_there_are_workers(training_stu
 def test_data_that_nothing_can_be_trained_on_is_refused_where_the_strategy_stands(
     training_study, one_part, classes, reason
 ):
-    splits = SimpleNamespace(indices=SimpleNamespace(one_part=one_part), classes=classes)
+    indices = SimpleNamespace(one_part=one_part, train=np.arange(300))
+    splits = SimpleNamespace(indices=indices, classes=classes)
     spec = training_study({"name": "random"}, STEPPING)
     with pytest.raises(InvalidStudyError, match="trainers:Stepping trains the network") as caught:
         require_training_images(spec, splits)
@@ -258,6 +259,26 @@ def test_data_that_nothing_can_be_trained_on_is_refused_where_the_strategy_stand
     assert fault.place.startswith("strategies[1]")
     assert reason in fault.message
     assert not require_training_images(training_study({"name": "random"}), splits)
+
+
+def test_more_images_than_there_are_to_train_on_are_refused_where_they_stand(training_study):
+    splits = SimpleNamespace(
+        indices=SimpleNamespace(one_part=False, train=np.arange(300)), classes=10
+    )
+
+    def spec(images):
+        eqat = {"name": "eqat", "images": images, "epochs": 20, "evaluate_every": 20}
+        return training_study({"name": "random"}, eqat)
+
+    assert require_training_images(spec(300), splits)
+    with pytest.raises(InvalidStudyError) as caught:
+        require_training_images(spec(301), splits)
+    (fault,) = caught.value.faults
+    assert fault.place == "strategies[1].images"
+    assert fault.message == (
+        "301 images were asked for, but the train split has 300; lower 'images', or leave it out "
+        "to take all"
+    )
 
 
 def test_training_images_belong_to_the_trial_and_not_to_what_is_measured(training_study):
