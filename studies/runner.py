@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from .record import LEDGER_FILE, Books
 from .requests import Request
 from .result import Point, StudyResult, TrialRecord, write_atomic
 from .spec import StudySpec
-from .trials import Ground, Trial, front_of, planned
+from .trials import Ground, Trial, front_of, planned, titles
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -109,12 +109,10 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
         )
         pool.run(trials, ground)
         histories = {trial.id: pool.history(trial.id) for trial in trials}
-        records = [_record(row, histories[row.id]) for row in pool.trials()]
-        said = [
-            f"{record.strategy}, seed {record.seed}: {note}"
-            for record in records
-            for note in notes_of(record.findings)
-        ]
+        rows = pool.trials()
+        records = [_record(row, histories[row.id]) for row in rows]
+        named = titles(trials)
+        said = [f"{named[row.id]}: {note}" for row in rows for note in notes_of(row.own.findings)]
         finalists, notes = _finalists(trials, histories, spec.compared, prepared.pricing)
         tested = _measure_finalists(finalists, pool, progress)
         pool.keep_networks({m.network for m in tested if m.network is not None})
@@ -253,17 +251,18 @@ def _record(row: TrialRow, history: Sequence[Measurement]) -> TrialRecord:
 
 
 def _finalists(
-    trials: Iterable[Trial],
+    trials: Sequence[Trial],
     histories: Mapping[str, Sequence[Measurement]],
     objectives: Sequence[Objective],
     pricing: Pricing,
 ) -> tuple[list[_Finalist], list[str]]:
     """Return each trial's front on the search split, and a note on every trial without one."""
     finalists, notes = [], []
+    named = titles(trials)
     for trial in trials:
         front = front_of(trial, histories[trial.id], objectives, pricing)
         if not front:
-            notes.append(f"{trial.title}: {_why_nothing(histories[trial.id])}")
+            notes.append(f"{named[trial.id]}: {_why_nothing(histories[trial.id])}")
         finalists += [_Finalist(trial, measurement) for measurement in front]
     return finalists, notes
 

@@ -14,7 +14,7 @@ from ..spaces import (
     reference_point,
 )
 from .progress import ProgressEvent
-from .trials import Trial
+from .trials import Trial, titles
 
 
 class Scoreboard:
@@ -30,6 +30,7 @@ class Scoreboard:
         self, trials: Sequence[Trial], objectives: Sequence[Objective], pricing: Pricing
     ) -> None:
         self._trials: Mapping[str, Trial] = {trial.id: trial for trial in trials}
+        self._titles = titles(trials)
         self._objectives = tuple(objectives)
         self._pricing = pricing
         self._done = dict.fromkeys(self._trials, 0)
@@ -46,7 +47,7 @@ class Scoreboard:
     def add(self, trial: str, measurement: Measurement) -> None:
         """Count an answer."""
         self._done[trial] += 1
-        self._last = self._trials[trial].title
+        self._last = self._titles[trial]
         if measurement.failed or measurement.fidelity < 1.0:
             return
         limits = self._trials[trial].budget.limits
@@ -58,7 +59,7 @@ class Scoreboard:
         """Note that a trial has ended; what it did not use of its budget is not waited for."""
         self._ended.add(trial)
         if error is not None:
-            self._note = f"{self._trials[trial].title} failed: {error}"
+            self._note = f"{self._titles[trial]} failed: {error}"
 
     def event(self) -> ProgressEvent:
         """Return where the search stands."""

@@ -51,11 +51,6 @@ class Trial:
         return f"{self.strategy.label} | {budget_label(self.budget)} | {self.seed}"
 
     @property
-    def title(self) -> str:
-        """What people are shown."""
-        return f"{self.strategy.label}, seed {self.seed}"
-
-    @property
     def trains(self) -> bool:
         """Whether its strategy trains the network, which takes as much as a worker does."""
         return self.strategy.build().trains
@@ -88,6 +83,22 @@ def budget_label(budget: Budget) -> str:
     """
     limits = (f"{name} <= {limit_text(limit)}" for name, limit in budget.limits.items())
     return ", ".join((f"{budget.evaluations} evaluations", *limits))
+
+
+def titles(trials: Iterable[Trial]) -> dict[str, str]:
+    """Return what people are shown of each trial, by its id.
+
+    That is strategy and seed, with the budget where the strategy has several.
+    """
+    rows = [trial.row() for trial in trials]
+    budgets: dict[str, set[str]] = {}
+    for row in rows:
+        budgets.setdefault(row.strategy, set()).add(row.budget)
+    return {
+        row.id: f"{row.strategy}, seed {row.seed}"
+        + (f", {row.budget}" if len(budgets[row.strategy]) > 1 else "")
+        for row in rows
+    }
 
 
 def front_of(

@@ -282,6 +282,14 @@ def test_limits_hold_for_finalists_and_nothing_found_is_said(tiny_study):
     )
     assert all(point.test.energy_vs_w8a8 <= 0.5 for point in result.points)
     assert [note for note in result.notes if note == "u8, seed 0: asked for no evaluation"]
+    budgets.append({"evaluations": 3, "limits": {"energy": 0.6}})
+    result = measure_study(
+        tiny_study({("strategies",): strategies, ("budgets",): budgets, ("seeds",): [0]})
+    )
+    assert [note for note in result.notes if note.startswith("u8")] == [
+        f"u8, seed 0, 3 evaluations, energy <= {limit}: asked for no evaluation"
+        for limit in (0.5, 0.6)
+    ]
 
 
 def test_other_tables_say_how_far_they_agree(tiny_study):

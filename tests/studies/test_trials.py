@@ -19,6 +19,7 @@ from bitfront.studies.trials import (
     planned,
     run_trial,
     saved_work,
+    titles,
 )
 
 PROBLEM = tabular_problem()
@@ -82,6 +83,21 @@ def test_a_budget_is_told_in_words():
 def test_budgets_that_differ_in_a_late_digit_are_different_trials():
     bounds = (0.1 + 0.2, 0.3, 1234567.0, 1234568.0)
     assert len({budget_label(Budget(1, {"energy": bound})) for bound in bounds}) == len(bounds)
+
+
+def test_people_are_shown_the_budget_where_a_strategy_has_several():
+    limited = Trial(StrategySpec(name="random"), Budget(5, {"energy": 0.5}), 0)
+    listed = [trial(), limited, trial(seed=1), trial("uniform", 9)]
+    assert list(titles(listed).values()) == [
+        "random, seed 0, 5 evaluations",
+        "random, seed 0, 5 evaluations, energy <= 0.5",
+        "random, seed 1, 5 evaluations",
+        "uniform, seed 0",
+    ]
+    assert list(titles([trial(), trial(seed=1)]).values()) == [
+        "random, seed 0",
+        "random, seed 1",
+    ]
 
 
 def test_a_trial_begins_asks_and_ends():
