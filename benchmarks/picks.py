@@ -7,6 +7,8 @@ A trial's pick is, of its front within its budget, what is best on the search sp
 first objective; its accuracy is that on the test split, measured now if the study has not done so.
 Of several seeds the mean and half of its 95 % interval by Student's t are given; a deterministic
 strategy has one trial. Images passed forward and backward, and seconds, are those of a whole trial.
+Where strategies train, the energies at which their last epochs ended stand beside those of the picks,
+which may be earlier and cheaper networks.
 Trials that have not ended are left out.
 """
 
@@ -21,8 +23,11 @@ import numpy as np
 from bitfront.models.allocator import keep_freed_memory
 from bitfront.spaces import Measurement, pareto_front
 from bitfront.studies import StudySpec
+from bitfront.studies.epochs import EPOCH
 from bitfront.studies.evaluation import Worker
+from bitfront.studies.findings import trace_of
 from bitfront.studies.ledger import Ledger
+from bitfront.studies.networks import NetworkFiles
 from bitfront.studies.record import LEDGER_FILE
 from bitfront.studies.requests import Request
 from bitfront.studies.runner import SPEC_FILE
@@ -42,6 +47,7 @@ class Pick:
         forward: Images the trial passed forward.
         backward: Images it passed backward.
         wall_s: Seconds it took.
+        last_energy: Energy of the widths of its last epoch; None if it did not train.
     """
 
     search: Measurement
@@ -49,6 +55,7 @@ class Pick:
     forward: int
     backward: int
     wall_s: float
+    last_energy: float | None
 
 
 def main() -> None:
@@ -65,17 +72,23 @@ def main() -> None:
             for trial in planned(spec)
             if trial.id in ended and (pick := _pick(trial, ledger, prepared, spec)) is not None
         }
-        tested = _tested(list(found.values()), ledger, prepared.workload)
+        networks = NetworkFiles(folder)
+        tested = _tested(list(found.values()), ledger, prepared.workload, networks)
         for name, pick in found.items():
             row, history = ended[name], ledger.history(name)
             forward = sum(m.samples + m.images_forward for m in history) + row.own.images_forward
             backward = sum(m.images_backward for m in history) + row.own.images_backward
             test = tested[_test(pick)]
-            rows[row.budget][row.strategy].append(Pick(pick, test, forward, backward, row.wall_s))
+            trace = trace_of(row.own.findings)
+            last = trace.last("energy") if trace and trace.step == EPOCH else None
+            rows[row.budget][row.strategy].append(
+                Pick(pick, test, forward, backward, row.wall_s, last)
+            )
     for budget, strategies in rows.items():
         print(f"\n### {budget}\n")
-        print("| strategy | trials | accuracy, % | energy | search loss | forward | backward | s |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        heads = "trials | accuracy, % | energy | last epoch | search loss | forward | backward | s"
+        print(f"| strategy | {heads} |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for name, picks in sorted(strategies.items(), key=lambda item: -_accuracy(item[1])):
             accuracies = [100 * pick.test.accuracy for pick in picks]
             losses = [pick.search.loss for pick in picks]
@@ -84,7 +97,7 @@ def main() -> None:
             backward = np.mean([pick.backward for pick in picks])
             wall_s = np.mean([pick.wall_s for pick in picks])
             print(
-                f"| {name} | {len(picks)} | {mean_text(accuracies)} | {energy:.3f} | "
+                f"| {name} | {len(picks)} | {mean_text(accuracies)} | {energy:.3f} | {_span(picks)} | "
                 f"{mean_text(losses, 4)} | {forward:,.0f} | {backward:,.0f} | {wall_s:,.0f} |"
             )
 
@@ -106,17 +119,29 @@ def _test(pick: Measurement) -> Request:
 
 
 def _tested(
-    picks: list[Measurement], ledger: Ledger, workload: Workload
+    picks: list[Measurement], ledger: Ledger, workload: Workload, networks: NetworkFiles
 ) -> dict[Request, Measurement]:
-    """Return picks on the test split; networks that were trained have been measured there."""
+    """Return picks on the test split."""
     requests = list(dict.fromkeys(map(_test, picks)))
     known = ledger.get(workload.digest, requests)
     missing = [request for request in requests if request not in known]
     if missing:
-        for index, answer in Worker(workload).measure(missing):
+        held = {
+            request.network: data
+            for request in missing
+            if request.network and (data := networks.get(request.network)) is not None
+        }
+        for index, answer in Worker(workload).measure(missing, held):
             known[missing[index]] = answer
             ledger.put(workload.digest, [answer])
     return known
+
+
+def _span(picks: list[Pick]) -> str:
+    """Return from what to what energy the last epochs of trials ended."""
+    found = [pick.last_energy for pick in picks if pick.last_energy is not None]
+    ends = {f"{end:.3f}" for end in (min(found), max(found))} if found else set()
+    return " to ".join(sorted(ends))
 
 
 def _accuracy(picks: list[Pick]) -> float:
