@@ -7,9 +7,8 @@ A trial's pick is, of its front within its budget, what is best on the search sp
 first objective; its accuracy is that on the test split, measured now if the study has not done so.
 Of several seeds the mean and half of its 95 % interval by Student's t are given; a deterministic
 strategy has one trial. Images passed forward and backward, and seconds, are those of a whole trial.
-Where strategies train, the energies at which their last epochs ended stand beside those of the picks,
-which may be earlier and cheaper networks.
-Trials that have not ended are left out.
+Where strategies train, the energies at which their last epochs ended stand beside those of the
+picks, which may be earlier and cheaper networks. Trials that have not ended are left out.
 """
 
 import sys
@@ -29,7 +28,7 @@ from bitfront.studies.findings import trace_of
 from bitfront.studies.ledger import Ledger
 from bitfront.studies.networks import NetworkFiles
 from bitfront.studies.record import LEDGER_FILE
-from bitfront.studies.requests import Request
+from bitfront.studies.requests import Request, held_networks
 from bitfront.studies.runner import SPEC_FILE
 from bitfront.studies.trials import Trial, planned
 from bitfront.studies.workload import Prepared, Workload, prepare
@@ -97,7 +96,8 @@ def main() -> None:
             backward = np.mean([pick.backward for pick in picks])
             wall_s = np.mean([pick.wall_s for pick in picks])
             print(
-                f"| {name} | {len(picks)} | {mean_text(accuracies)} | {energy:.3f} | {_span(picks)} | "
+                f"| {name} | {len(picks)} | {mean_text(accuracies)} | {energy:.3f} | "
+                f"{_span(picks)} | "
                 f"{mean_text(losses, 4)} | {forward:,.0f} | {backward:,.0f} | {wall_s:,.0f} |"
             )
 
@@ -126,11 +126,7 @@ def _tested(
     known = ledger.get(workload.digest, requests)
     missing = [request for request in requests if request not in known]
     if missing:
-        held = {
-            request.network: data
-            for request in missing
-            if request.network and (data := networks.get(request.network)) is not None
-        }
+        held = held_networks(missing, networks.get)
         for index, answer in Worker(workload).measure(missing, held):
             known[missing[index]] = answer
             ledger.put(workload.digest, [answer])
