@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .width_learning import Learned
 
 Forward = Literal["rounded", "fractional"]
+RoundingBy = Literal["measured", "implied"]
 
 
 @register("eqat")
@@ -40,6 +41,8 @@ class Eqat(WidthLearner):
         max_bits: Largest width; the largest choice of the space if None.
         forward: Whether the network computes with ``rounded`` widths, as it is deployed, or with
             ``fractional`` ones.
+        rounding: What widths within limits are chosen by in the end: what the gradients of all
+            steps have ``measured`` a bit to be worth, or what the learned widths have ``implied``.
     """
 
     summary: ClassVar[str] = "Learns widths in training, with the energy in the loss."
@@ -49,6 +52,7 @@ class Eqat(WidthLearner):
     min_bits: int | None = None
     max_bits: int | None = None
     forward: Forward = "rounded"
+    rounding: RoundingBy = "measured"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,6 +112,11 @@ class Eqat(WidthLearner):
         limits = problem.budget.limits
         if not limits:
             return nearest(space, *widths)
-        rounding = within(space, problem.pricing, limits, *widths)
+        scores = None
+        if self.rounding == "measured":
+            scores = learned.losses()  # None before there was a step
+        if scores is not None and "energy" not in limits:
+            scores = scores + self.beta * problem.layer_costs("energy")
+        rounding = within(space, problem.pricing, limits, *widths, scores=scores)
         problem.findings["solver"] = [rounding.solution.to_dict()]
         return rounding.allocation

@@ -13,6 +13,9 @@ from .steering import BetaSchedule, BudgetSteering
 from .training import Training, TrainingSearcher, note_coreset
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..models.qat.trainer import LearnedWidths, Trainer
     from ..models.qat.widths import Widths
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
         @property
         def widths(self) -> Widths:
             """The parameters."""
+            ...
+
+        def losses(self) -> npt.NDArray[np.float64] | None:
+            """Return what each layer loses at every pair of widths, if that was measured."""
             ...
 
 

@@ -49,6 +49,12 @@ class LearnedSoftmax(nn.Module):
         """Return the expected energy."""
         return self.widths.energy(self._costs, self._divisor)
 
+    def observe(self, beta: float) -> None:
+        """Take no note: probabilities say what each width is worth."""
+
+    def losses(self) -> None:
+        """Return None: nothing is measured besides."""
+
     def rounded(self) -> BitAllocation:
         """Return the most probable allocation of the space."""
         return self.widths.rounded()

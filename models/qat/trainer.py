@@ -49,6 +49,14 @@ class LearnedWidths(Protocol):
         """Return the nearest allocation of the space."""
         ...
 
+    def observe(self, beta: float) -> None:
+        """Take note of the gradients of a step, before the step is taken.
+
+        Args:
+            beta: Factor of the energy in the loss.
+        """
+        ...
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return what is learned."""
         ...
@@ -288,6 +296,8 @@ class Trainer:
             optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._require_finite_gradients(where)
+        if self._learned is not None:
+            self._learned.observe(factors["energy"])
         for optimizer in self._optimizers.values():
             optimizer.step()
         correct = int((logits.argmax(1) == labels).sum())

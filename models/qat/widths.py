@@ -169,7 +169,7 @@ class SigmoidWidths(Widths):
             whole_weight, whole_activation = self._constants(self.rounded())
             return _passing(weight, whole_weight), _passing(activation, whole_activation)
         learned = self._learned()
-        return self._by_operand(_passing(learned, self._nearest(learned.detach())))
+        return self._by_operand(_passing(learned, self.nearest(learned.detach())))
 
     def energy(self, price: Price, divisor: float = 1.0) -> Tensor:
         """Return the price of the real widths, differentiable; computed in float64.
@@ -185,10 +185,16 @@ class SigmoidWidths(Widths):
         """Return the nearest allocation; pins, ties and forbidden pairs hold."""
         return self.frozen or nearest_allocation(self.space, *self.bits())
 
+    def real_and_slope(self) -> tuple[Tensor, Tensor]:
+        """Return the real widths of what is learned, and their derivatives by `theta`."""
+        with torch.no_grad():
+            share = torch.sigmoid(self.theta)
+            return self._low + self._span * share, self._span * share * (1 - share)
+
     def _learned(self) -> Tensor:
         return self._low + self._span * torch.sigmoid(self.theta)
 
-    def _nearest(self, bits: Tensor) -> Tensor:
+    def nearest(self, bits: Tensor) -> Tensor:
         """Return the nearest choice of each learned variable, the wider of two as near."""
         if len(bits) == 0:
             return bits
