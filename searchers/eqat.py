@@ -41,8 +41,8 @@ class Eqat(WidthLearner):
         max_bits: Largest width; the largest choice of the space if None.
         forward: Whether the network computes with ``rounded`` widths, as it is deployed, or with
             ``fractional`` ones.
-        rounding: What widths within limits are chosen by in the end: what the gradients of all
-            steps have ``measured`` a bit to be worth, or what the learned widths have ``implied``.
+        rounding: What widths within limits are chosen by in the end: what the learned widths have
+            ``implied`` a bit to be worth, or what the gradients of all steps have ``measured``.
     """
 
     summary: ClassVar[str] = "Learns widths in training, with the energy in the loss."
@@ -52,7 +52,7 @@ class Eqat(WidthLearner):
     min_bits: int | None = None
     max_bits: int | None = None
     forward: Forward = "rounded"
-    rounding: RoundingBy = "measured"
+    rounding: RoundingBy = "implied"
 
     def __post_init__(self) -> None:
         super().__post_init__()
