@@ -1,6 +1,7 @@
 """Layers, bit-width spaces, allocations, measurements and fronts: the values every floor needs."""
 
 from .allocation import KNOWN_WIDTHS, BitAllocation, Bits, ChannelBits
+from .dynamic import DynamicAllocation, DynamicKind, Selector, check_thresholds
 from .errors import (
     BitfrontError,
     DataError,
@@ -26,7 +27,9 @@ from .layer import FLOAT_BITS, Layer, LayerKind
 from .measurement import METRICS, Measurement, Split
 from .objectives import DEFAULT_OBJECTIVES, OBJECTIVES, Objective, as_costs, objective
 from .scores import Scores, score_signature
+from .slots import OPERANDS, Operand
 from .space import BitSpace, Granularity
+from .usage import Ablation, InputGroup, Usage
 
 __all__ = [
     "DEFAULT_OBJECTIVES",
@@ -34,28 +37,37 @@ __all__ = [
     "KNOWN_WIDTHS",
     "METRICS",
     "OBJECTIVES",
+    "OPERANDS",
+    "Ablation",
     "BitAllocation",
     "BitSpace",
     "BitfrontError",
     "Bits",
     "ChannelBits",
     "DataError",
+    "DynamicAllocation",
+    "DynamicKind",
     "EnergyTableError",
     "EvaluationError",
     "Granularity",
     "InfeasibleError",
+    "InputGroup",
     "Layer",
     "LayerKind",
     "Measurement",
     "ModelError",
     "Objective",
+    "Operand",
     "OutOfTimeError",
     "Scores",
+    "Selector",
     "SolverError",
     "SpaceError",
     "Split",
     "StudyError",
+    "Usage",
     "as_costs",
+    "check_thresholds",
     "dominates",
     "hypervolume",
     "igd_plus",
