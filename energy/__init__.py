@@ -1,6 +1,7 @@
 """What an allocation costs: tables of hardware energy, and pricing with them."""
 
 from .compare import Scores, score_under
+from .dynamic import decision_cost, input_energies, selector_costs, usage_costs, usage_energy
 from .model import Costs, EnergyModel
 from .options import EnergyOptions
 from .report import EnergyReport
@@ -19,12 +20,17 @@ __all__ = [
     "Item",
     "Scores",
     "bops",
+    "decision_cost",
+    "input_energies",
     "load_table",
     "mean_activation_bits",
     "mean_weight_bits",
     "options_from",
     "score_under",
+    "selector_costs",
     "size_bytes",
     "table_names",
+    "usage_costs",
+    "usage_energy",
     "variant_names",
 ]

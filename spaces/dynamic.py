@@ -1,7 +1,7 @@
 """What a network may choose from while it runs, and what it chose.
 
-A *dynamic* allocation is several static ones, its members, and a way to decide between them for each
-input: channel by channel, or for the whole network at once.
+A *dynamic* allocation is several static ones, its members, and a way to decide between them for
+each input: channel by channel, or for the whole network at once.
 """
 
 import hashlib

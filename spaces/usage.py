@@ -62,6 +62,7 @@ class Usage:
         shares: For each layer, triples of weight width, activation width, and how often it was
             computed at these: the mean over inputs of the share of its multiply-accumulates. They
             sum to 1, for a cascade to the mean number of members that were run.
+        ran: For ``cascade``: share of the inputs that each member was run on.
         answered: For ``cascade``: share of the inputs that each member answered.
         deciding: Energy of deciding for one input, relative to uniform 8 bit.
         energy_std: Standard deviation over inputs of the energy relative to uniform 8 bit.
@@ -73,6 +74,7 @@ class Usage:
     allocation: DynamicAllocation
     inputs: int
     shares: tuple[tuple[tuple[int, int, float], ...], ...]
+    ran: tuple[float, ...] = ()
     answered: tuple[float, ...] = ()
     deciding: float = 0.0
     energy_std: float = 0.0
@@ -87,9 +89,9 @@ class Usage:
             )
 
     @property
-    def runs(self) -> float:
-        """How often an input is computed, on average; 1 unless it is a cascade."""
-        return sum(share for _, _, share in self.shares[0])
+    def decisions(self) -> float:
+        """How often it is decided for an input, on average: once, or after each member but one."""
+        return sum(self.ran[:-1]) if self.ran else 1.0
 
     def share_of(self, layer: int, operand: int, width: int) -> float:
         """Return how much of a layer was computed with an operand at a width, of 1.
@@ -109,6 +111,7 @@ class Usage:
             "allocation": self.allocation.to_dict(),
             "inputs": self.inputs,
             "shares": [[list(triple) for triple in layer] for layer in self.shares],
+            "ran": list(self.ran),
             "answered": list(self.answered),
             "deciding": self.deciding,
             "energy_std": self.energy_std,
@@ -132,6 +135,7 @@ class Usage:
                     tuple((int(w), int(a), float(share)) for w, a, share in layer)
                     for layer in values["shares"]
                 ),
+                tuple(map(float, values["ran"])),
                 tuple(map(float, values["answered"])),
                 float(values["deciding"]),
                 float(values["energy_std"]),
