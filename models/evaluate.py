@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
-from ..spaces import BitAllocation
+from ..spaces import BitAllocation, Usage
 from .engine import Engine
 from .images import ImageSet
 from .quantized import QuantizedModel
@@ -27,6 +27,7 @@ class Counts:
         samples: Images seen.
         wall_s: Wall time.
         finite: Whether every logit was finite; the other counts mean nothing if not.
+        usage: What was chosen meanwhile, if anything was.
     """
 
     correct: int
@@ -34,6 +35,7 @@ class Counts:
     samples: int
     wall_s: float
     finite: bool
+    usage: Usage | None = None
 
     @property
     def accuracy(self) -> float:

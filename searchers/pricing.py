@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..energy import usage_costs, usage_energy
 from ..spaces import (
     FLOAT_BITS,
     OBJECTIVES,
     BitAllocation,
     BitSpace,
     InfeasibleError,
+    Measurement,
     StudyError,
     nearest,
 )
@@ -103,6 +105,26 @@ class Pricing:
     def allows(self, allocation: BitAllocation, limits: Mapping[str, float]) -> bool:
         """Return whether every limited cost is known (not NaN) and within its limit."""
         return all(is_within(self.price(allocation, name), limits[name]) for name in limits)
+
+    def price_of(self, measurement: Measurement, name: str = "energy") -> float:
+        """Return what was measured costs: of a dynamic allocation, on average over its inputs.
+
+        Raises:
+            StudyError: If there is no such cost.
+            EnergyTableError: If a table does not support a width, or cannot price a decision.
+        """
+        if measurement.dynamic is None:
+            return self.price(measurement.allocation, name)
+        if ":" in name:
+            model = self._model(name)
+            return usage_energy(model, measurement.dynamic) / model.w8a8
+        _require_known(name)
+        costs = usage_costs(self.energy, measurement.dynamic)
+        return float(getattr(costs, OBJECTIVES[name].attribute))
+
+    def within(self, measurement: Measurement, limits: Mapping[str, float]) -> bool:
+        """Return whether what was measured respects limits; see `price_of`."""
+        return all(is_within(self.price_of(measurement, name), limits[name]) for name in limits)
 
     def smallest(self, space: BitSpace, name: str) -> float:
         """Return the smallest cost any allocation of a space has.

@@ -37,11 +37,12 @@ if TYPE_CHECKING:  # torch stays out until a strategy asks for the network
 
     from ..energy import EnergyModel
     from ..models.config import ScoreConfig
+    from ..models.dynamic.network import DynamicNetwork
     from ..models.images import ImageSet
     from ..models.quantized import QuantizedModel
     from ..models.trained import TrainedNetwork
 
-    Networks = Sequence[TrainedNetwork | str]
+    Networks = Sequence[TrainedNetwork | DynamicNetwork | str]
 
 _MEAN_WIDTHS = ("mean_weight_bits", "mean_activation_bits")
 
@@ -63,9 +64,9 @@ class Evaluator(Protocol):
         Args:
             allocations: What to measure.
             fidelity: Share of the split's images to use, in (0, 1].
-            networks: The trained network to measure each with, or the digest of one that was
-                handed over before; the study's own weights if None. Given only where a strategy
-                trains: an evaluator for others need not take it.
+            networks: The trained or dynamic network to measure each with, or the digest of one
+                that was handed over before; the study's own weights if None. Given only where a
+                strategy hands some over: an evaluator for others need not take it.
         """
         ...
 
@@ -247,6 +248,27 @@ class Problem:
             raise BudgetSpent(f"all {self.budget.evaluations} evaluations are used")
         return self._ask([network.allocation], fidelity, [network])[0]
 
+    def evaluate_dynamic(self, network: "DynamicNetwork", *, fidelity: float = 1.0) -> Measurement:
+        """Measure a network that chooses its widths while it runs, on the search split.
+
+        It is charged as one evaluation. What it costs is known only then: its energy is the mean
+        over the images, and `Measurement.dynamic` says what was chosen.
+
+        Args:
+            network: What there is to choose from, all members of the space, and what chooses.
+            fidelity: Share of the search split's images to use, in (0, 1].
+
+        Raises:
+            BudgetSpent: If no evaluation is left.
+            SpaceError: If a member is not in the space.
+        """
+        _require_share(fidelity)
+        for member in network.dynamic.members:
+            self.space.validate(member)
+        if self.remaining < 1:
+            raise BudgetSpent(f"all {self.budget.evaluations} evaluations are used")
+        return self._ask([network.allocation], fidelity, [network])[0]
+
     def _ask(
         self,
         allocations: Sequence[BitAllocation],
@@ -310,7 +332,7 @@ class Problem:
 
     def within(self, measurement: Measurement) -> bool:
         """Return whether a measurement respects the budget's limits."""
-        return self.allows(measurement.allocation)
+        return self.pricing.within(measurement, self.budget.limits)
 
     def front(self) -> list[Measurement]:
         """Return what is best so far: measured on all images, within the limits, not dominated."""

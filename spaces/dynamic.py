@@ -109,14 +109,14 @@ class DynamicAllocation:
             )
         if any(member.layers != self.layers for member in self.members):
             raise SpaceError("the members of a dynamic allocation must be of the same layers")
+        if not all(member.is_layerwise for member in self.members):
+            raise SpaceError("the members of a dynamic allocation have one width per operand")
         if self.kind == "channels":
             self._check_channels()
         else:
             self._check_cascade()
 
     def _check_channels(self) -> None:
-        if not all(member.is_layerwise for member in self.members):
-            raise SpaceError("members that are chosen from by channel have one width per operand")
         named = [(selector.layer, selector.operand) for selector in self.selectors]
         for number, name in enumerate(self.layers):
             for operand in OPERANDS:
@@ -165,6 +165,16 @@ class DynamicAllocation:
     def widths(self, layer: int, operand: Operand) -> tuple[int, ...]:
         """Return the widths that an operand may have, ascending; for ``channels``."""
         return tuple(sorted({int(_widths(member, operand)[layer]) for member in self.members}))
+
+    @cached_property
+    def choices(self) -> Mapping[tuple[str, Operand], tuple[int, ...]]:
+        """The widths of every operand that has a selector, ascending."""
+        return {
+            (selector.layer, selector.operand): self.widths(
+                self.layers.index(selector.layer), selector.operand
+            )
+            for selector in self.selectors
+        }
 
     @cached_property
     def key(self) -> str:

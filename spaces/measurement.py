@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from .allocation import BitAllocation
+from .usage import Usage
 
 Split = Literal["calibration", "search", "test"]
 """Quantizers are fitted on ``calibration``, strategies select on ``search``, what is reported is
@@ -27,16 +28,15 @@ METRICS = (
 )
 """Fields of a `Measurement` that say how good and how dear an allocation is, wherever listed."""
 
-_MAY_BE_UNKNOWN = ("accuracy", "accuracy_se", "loss", "energy_vs_fp32", "energy_vs_w8a8")
-"""Fields that are NaN where there is no value; JSON has no NaN and gets null."""
-
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """The quality and the cost of one allocation.
 
+    Costs of what was chosen while it ran are means over inputs, the cost of deciding included.
+
     Attributes:
-        allocation: What was measured.
+        allocation: What was measured; of a dynamic allocation, its widest member.
         accuracy: Top-1 accuracy in [0, 1]; NaN if the evaluation failed.
         accuracy_se: Its standard error, sqrt(p (1 - p) / samples).
         loss: Mean cross-entropy in nats.
@@ -59,8 +59,9 @@ class Measurement:
         error: Why it failed; None if it did not.
         images_forward: Images that adapting the network to the allocation passed forward.
         images_backward: Images that it passed backward.
-        network: Digest of the trained network it was measured with; None for the study's own
-            weights.
+        network: Digest of the trained or dynamic network it was measured with; None for the
+            study's own weights.
+        dynamic: What was chosen while it ran; None for a static allocation.
     """
 
     allocation: BitAllocation
@@ -84,6 +85,7 @@ class Measurement:
     images_forward: int = 0
     images_backward: int = 0
     network: str | None = None
+    dynamic: Usage | None = None
 
     @property
     def failed(self) -> bool:
@@ -92,8 +94,9 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON, with the allocation as `BitAllocation.to_dict`."""
-        values = asdict(replace(self, allocation=None))  # type: ignore[arg-type]
+        values = asdict(replace(self, allocation=None, dynamic=None))  # type: ignore[arg-type]
         values["allocation"] = self.allocation.to_dict()
+        values["dynamic"] = None if self.dynamic is None else self.dynamic.to_dict()
         for name in _NULLABLE:
             if not math.isfinite(values[name]):
                 values[name] = None
@@ -104,6 +107,8 @@ class Measurement:
         """Build a measurement from what `to_dict` returns."""
         fields = dict(values)
         fields["allocation"] = BitAllocation.from_dict(fields["allocation"])
+        if fields.get("dynamic") is not None:  # measurements of older files have none
+            fields["dynamic"] = Usage.from_dict(fields["dynamic"])
         for name in _NULLABLE:
             if fields[name] is None:
                 fields[name] = math.nan

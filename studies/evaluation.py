@@ -5,12 +5,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..models.adaptation.batch_norm import BatchNorms
 from ..models.adaptation.fine_tune import fine_tune
+from ..models.dynamic.network import DynamicNetwork
 from ..models.engine import Engine, EngineWarning, NonFiniteError
 from ..models.evaluate import Counts, evaluate, evaluate_each, first_nonfinite
 from ..models.quantized import QuantizedModel
@@ -19,10 +21,13 @@ from ..models.reconstruct import reconstruct
 from ..models.threads import fixed_threads
 from ..spaces import BitAllocation, BitfrontError, Measurement, Split
 from .adapting import images_passed, is_adapted
-from .deployed import deployed
+from .deployed import Network, deployed, handed_over
 from .memory import is_out_of_memory
 from .requests import Request, failed, measured
 from .workload import Workload
+
+if TYPE_CHECKING:
+    from .choosing import Choosing
 
 _EXAMPLE_IMAGES = 8
 """Most images on which the integer engine compares itself with the reference."""
@@ -55,6 +60,7 @@ class Worker:
         self._device = device
         self._engine: Engine | None = None
         self._networks: Mapping[str, bytes] = {}
+        self._value: tuple[str, Network] | None = None
         self._deployed: tuple[str, QuantizedModel, Engine | None] | None = None
         self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
@@ -153,6 +159,12 @@ class Worker:
         images = self._workload.images[requests[0].split]
         limit = images_used(len(images), requests[0].fidelity)
         with self._network(requests[0]) as (model, engine):
+            network = self._handed_over(requests[0]) if requests[0].network else None
+            if isinstance(network, DynamicNetwork):
+                chosen = self._choosing.count(
+                    network, requests[0], model, engine, limit=limit, batch_size=batch_size
+                )
+                return [chosen]
             if engine is not None:
                 allocations = [request.allocation for request in requests]
                 return evaluate_each(engine, allocations, images, batch_size, limit)
@@ -177,11 +189,27 @@ class Worker:
             with self._batch_norms.corrected(request.allocation, self._engine):
                 yield self._model, self._engine
 
+    @cached_property
+    def _choosing(self) -> "Choosing":
+        from .choosing import Choosing
+
+        return Choosing(self._workload, self._device)
+
+    def _handed_over(self, request: Request) -> Network:
+        """Return the network of a request, as a value; it is kept for its next use."""
+        if self._value is None or self._value[0] != request.network:
+            self._value = request.network, handed_over(request, self._networks.get(request.network))
+        return self._value[1]
+
     def _trained(self, request: Request) -> tuple[QuantizedModel, Engine | None]:
-        """Return the trained network of a request; it is kept for its next request."""
+        """Return what the network of a request runs on; if trained, it is kept for the next one."""
+        network = self._handed_over(request)
+        backbone = network.backbone if isinstance(network, DynamicNetwork) else network
+        if backbone is None:
+            return self._model, self._engine
         if self._deployed is None or self._deployed[0] != request.network:
             self._deployed = None  # free its memory first
-            model = deployed(self._workload, request, self._networks.get(request.network))
+            model = deployed(self._workload, network)
             self._deployed = (request.network, *self._runnable(model))
         return self._deployed[1:]
 
@@ -251,6 +279,7 @@ class Worker:
                 samples=counts.samples,
                 wall_s=wall_s,
                 adaptation_images=self._adaptation_images(request),
+                usage=counts.usage,
             )
         reason = self._what_is_not_finite(request) or "gives logits that are not finite"
         return self._failed(request, reason, wall_s, counts.samples)

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 
-from ..energy import EnergyModel
+from ..energy import EnergyModel, usage_costs
 from ..energy.size import bops, mean_activation_bits, mean_weight_bits, size_bytes
-from ..spaces import BitAllocation, EnergyTableError, Measurement, Split
+from ..spaces import BitAllocation, EnergyTableError, Measurement, Split, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Request:
         allocation: The widths.
         split: The images to use.
         fidelity: Share of them to use, in (0, 1].
-        network: Digest of the trained network to measure it with; empty for the study's own
-            weights. A trained network is measured as it is: neither adapted nor reconstructed.
+        network: Digest of the trained or dynamic network to measure it with; empty for the study's
+            own weights. Such a network is measured as it is: neither adapted nor reconstructed.
     """
 
     allocation: BitAllocation
@@ -48,14 +48,16 @@ def held_networks(
 
 
 def priced(measurement: Measurement, energy: EnergyModel) -> Measurement:
-    """Return a measurement with the costs an energy model gives its allocation.
+    """Return a measurement with the costs an energy model gives its allocation, or its choices.
 
     Relative energies are NaN where the table does not support a width: float, for one, is a
     baseline under every table, and not every accelerator computes in float.
     """
     allocation, layers = measurement.allocation, energy.layers
     try:
-        costs = asdict(energy.costs(allocation))
+        usage = measurement.dynamic
+        found = energy.costs(allocation) if usage is None else usage_costs(energy, usage)
+        costs = asdict(found)
         del costs["energy"]
     except EnergyTableError:
         costs = {
@@ -79,6 +81,7 @@ def measured(
     samples: int,
     wall_s: float,
     adaptation_images: tuple[int, int] = (0, 0),
+    usage: Usage | None = None,
 ) -> Measurement:
     """Return the measurement that follows from counts.
 
@@ -90,6 +93,7 @@ def measured(
         samples: Images.
         wall_s: Seconds it took.
         adaptation_images: Images that adapting to it passed forward, and backward.
+        usage: What was chosen meanwhile, if anything was.
     """
     forward, backward = adaptation_images
     accuracy = correct / samples
@@ -103,6 +107,7 @@ def measured(
             wall_s=wall_s,
             images_forward=forward,
             images_backward=backward,
+            dynamic=usage,
         ),
         energy,
     )

@@ -51,7 +51,7 @@ class Scoreboard:
         if measurement.failed or measurement.fidelity < 1.0:
             return
         limits = self._trials[trial].budget.limits
-        if self._pricing.allows(measurement.allocation, limits):
+        if self._pricing.within(measurement, limits):
             self._best = max(self._best or 0.0, measurement.accuracy)
             self._front = pareto_front([*self._front, measurement], self._objectives)
 

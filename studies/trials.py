@@ -114,7 +114,7 @@ def front_of(
     """
     limits = trial.budget.limits
     return pareto_front(
-        [m for m in history if m.fidelity == 1.0 and pricing.allows(m.allocation, limits)],
+        [m for m in history if m.fidelity == 1.0 and pricing.within(m, limits)],
         objectives,
     )
 

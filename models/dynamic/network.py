@@ -5,18 +5,32 @@ The format is safetensors. Nothing that is read can run code.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ...spaces import BitAllocation, DynamicAllocation, ModelError, Operand, SpaceError
+from ...spaces import (
+    BitAllocation,
+    DynamicAllocation,
+    Layer,
+    ModelError,
+    Operand,
+    SpaceError,
+)
+from ..config import QuantizerConfig
 from ..trained import TrainedNetwork
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..quantized import QuantizedModel
+    from .gates import SelectorGate
 
 FORMAT = "dynamic-1"
 """Version of the format; another one is not read."""
@@ -109,6 +123,63 @@ class DynamicNetwork:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"a dynamic network is damaged: {error}") from error
+
+    def deploy(
+        self,
+        model: "nn.Module",
+        layers: Sequence[Layer],
+        config: QuantizerConfig,
+        batches: "Iterable[Tensor | tuple[Tensor, Tensor]]",
+    ) -> "QuantizedModel":
+        """Return the backbone as it is run, with its ranges for all widths there are to choose.
+
+        Args:
+            model: The network that was trained, with whatever weights; it gets those of training.
+            layers: What `profile` found in it.
+            config: How the study quantizes; only its scheme of activations matters at these widths.
+            batches: Calibration images, which show how data flows.
+
+        Raises:
+            ModelError: If there is no backbone, or the network is another one.
+        """
+        if self.backbone is None:
+            raise ModelError("this dynamic network runs on the study's own, and has no backbone")
+        quantized = self.backbone.deploy(model, layers, config, batches)
+        for selector in self.dynamic.selectors:
+            layer = quantized.quantized_layers[selector.layer]
+            quantizer = layer.left
+            if selector.operand == "weight":
+                quantizer = layer.right
+            widths = self.dynamic.choices[selector.layer, selector.operand]
+            ends = quantizer.range(widths[-1])  # they were trained on one range
+            for width in widths:
+                quantizer.override(width, ends)
+        return quantized
+
+    def gates(self, layers: Mapping[str, Layer]) -> "dict[tuple[str, Operand], SelectorGate]":
+        """Return what chooses.
+
+        Args:
+            layers: The network's layers by name.
+
+        Raises:
+            ModelError: If a selector does not fit its layer, or is damaged.
+        """
+        from .gates import SelectorGate
+        from .layout import layout_for
+        from .selectors import IntegerSelector
+
+        found = {}
+        for selector in self.dynamic.selectors:
+            operand = selector.layer, selector.operand
+            found[operand] = SelectorGate(
+                self.dynamic.choices[operand],
+                layout_for(layers[selector.layer], selector.channels),
+                selector.positions,
+                IntegerSelector.from_arrays(self.selectors[operand]),
+                self.per,
+            )
+        return found
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         arrays = {

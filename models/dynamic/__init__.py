@@ -1,0 +1,1 @@
+"""Precision that follows the input: widths chosen by channel while a network runs."""
