@@ -60,7 +60,7 @@ class Worker:
         self._device = device
         self._engine: Engine | None = None
         self._networks: Mapping[str, bytes] = {}
-        self._value: tuple[str, Network] | None = None
+        self._value: tuple[tuple[str, BitAllocation], Network] | None = None
         self._deployed: tuple[str, QuantizedModel, Engine | None] | None = None
         self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
@@ -197,8 +197,9 @@ class Worker:
 
     def _handed_over(self, request: Request) -> Network:
         """Return the network of a request, as a value; it is kept for its next use."""
-        if self._value is None or self._value[0] != request.network:
-            self._value = request.network, handed_over(request, self._networks.get(request.network))
+        asked = request.network, request.allocation
+        if self._value is None or self._value[0] != asked:
+            self._value = asked, handed_over(request, self._networks.get(request.network))
         return self._value[1]
 
     def _trained(self, request: Request) -> tuple[QuantizedModel, Engine | None]:

@@ -8,7 +8,7 @@ import pytest
 from bitfront.models.config import AdaptationConfig, QuantizerConfig
 from bitfront.models.evaluate import evaluate
 from bitfront.spaces import BitAllocation
-from bitfront.studies.deployed import deployed
+from bitfront.studies.deployed import deployed, handed_over
 from bitfront.studies.evaluation import Worker
 from bitfront.studies.requests import Request
 from tests.searchers.trainers import trained_network
@@ -54,7 +54,7 @@ def test_a_network_is_measured_with_its_own_weights_whatever_was_before(workload
 
 def test_it_is_what_the_deployed_network_computes(workload):
     network = network_of(workload, shift=0.02)
-    model = deployed(workload, request_for(network), network.to_bytes())
+    model = deployed(workload, handed_over(request_for(network), network.to_bytes()))
     model.set_allocation(network.allocation)
     (measured,) = measure(Worker(workload), network)
     counts = evaluate(model, workload.images["search"], workload.batch_size)
@@ -67,13 +67,13 @@ def test_both_splits_take_one_network(workload, monkeypatch):
     made = []
     monkeypatch.setattr(
         "bitfront.studies.evaluation.deployed",
-        lambda *given: made.append(given[1].split) or deployed(*given),
+        lambda *given: made.append(given[1].digest) or deployed(*given),
     )
     network = network_of(workload)
     worker = Worker(workload)
     measure(worker, network)
     (tested,) = measure(worker, network, split="test")
-    assert (tested.samples, tested.split, made) == (50, "test", ["search"])
+    assert (tested.samples, tested.split, made) == (50, "test", [network.digest])
 
 
 def test_it_is_neither_adapted_nor_reconstructed(workload):
