@@ -6,7 +6,7 @@ is `QuantizedLayer.compute`; a faster one for some widths has to agree with it.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..spaces import FLOAT_BITS, Bits, Layer, ModelError
+from ..spaces import FLOAT_BITS, Bits, Layer, ModelError, Operand
 from .config import QuantizerConfig
 from .correction import Correction
+from .dynamic.container import Container, check_widths
+from .dynamic.gates import Gate
 from .observers import Histogram, Range, activation_range, weight_fraction
 from .plain_layers import plain_kind, plain_product
 from .quantizers import (
@@ -40,23 +42,28 @@ class ActivationQuantizer:
         name: What it quantizes, for messages.
         config: Scheme and observer.
         channel_axis: Axis of per-channel widths.
+
+    Attributes:
+        gate: Chooses the widths of each input in place of those that are set; None if nothing does.
     """
 
     def __init__(self, name: str, config: QuantizerConfig, channel_axis: int) -> None:
         self.name = name
         self.channel_axis = channel_axis
+        self.gate: Gate | None = None
         self._config = config
         self._histogram = Histogram()
         self._ranges: dict[int, Range] = {}
         self._overrides: dict[int, Range] = {}
         self._grids: dict[bytes, Grid] = {}
+        self._containers: dict[tuple[int, ...], Container] = {}
 
     def reset(self) -> None:
         """Forget what was observed, and the ranges that were given."""
         self._histogram = Histogram()
         self._ranges.clear()
         self._overrides.clear()
-        self._grids.clear()
+        self._forget_grids()
 
     def observe(self, x: Tensor) -> None:
         """Take a calibration batch into account.
@@ -95,7 +102,7 @@ class ActivationQuantizer:
         self._overrides.pop(bits, None)
         if ends is not None:
             self._overrides[bits] = float(ends[0]), float(ends[1])
-        self._grids.clear()
+        self._forget_grids()
 
     def grid(self, bits: Bits) -> Grid:
         """Return the grid for one width, or for widths by channel with one entry per channel.
@@ -103,8 +110,7 @@ class ActivationQuantizer:
         Raises:
             ModelError: If nothing was observed.
         """
-        if not self.is_calibrated:
-            raise ModelError(f"{self.name} has no range yet: call calibrate first")
+        self._check_calibrated()
         key = np.asarray(bits, dtype=np.uint8).tobytes()
         if key not in self._grids:
             if isinstance(bits, int):
@@ -117,8 +123,35 @@ class ActivationQuantizer:
             self._grids[key] = grid
         return self._grids[key]
 
+    def container_grids(self, widths: tuple[int, ...]) -> Container:
+        """Return the grids of widths that a gate chooses from.
+
+        Args:
+            widths: Ascending, of at most 8 bits.
+
+        Raises:
+            ModelError: If nothing was observed, or these are no such widths.
+        """
+        self._check_calibrated()
+        if widths not in self._containers:
+            check_widths(widths)
+            ranges = {width: self.range(width) for width in widths}
+            scheme = self._config.activation_scheme
+            self._containers[widths] = Container.of(ranges, widths, scheme)
+        return self._containers[widths]
+
+    def _check_calibrated(self) -> None:
+        if not self.is_calibrated:
+            raise ModelError(f"{self.name} has no range yet: call calibrate first")
+
+    def _forget_grids(self) -> None:
+        self._grids.clear()
+        self._containers.clear()
+
     def __call__(self, x: Tensor, bits: Bits) -> Tensor:
         """Return the quantized activation."""
+        if self.gate is not None:
+            return self.gate.quantized(x, self.container_grids(self.gate.widths))
         if isinstance(bits, int):
             return x if bits == FLOAT_BITS else fake_quantize(x, self.grid(bits))
         shape = [1] * x.dim()
@@ -132,6 +165,9 @@ class ActivationQuantizer:
             x: The activation.
             bits: Widths of at most 8 bits.
         """
+        if self.gate is not None:
+            container = self.container_grids(self.gate.widths)
+            return multiples(x, self.gate.grid(x, container)), container.unit
         grid = self.grid(bits)
         if not isinstance(bits, int):
             shape = [1] * x.dim()
@@ -339,6 +375,11 @@ class QuantizedLayer(nn.Module):
         """Forget what was observed."""
         self.left.reset()
 
+    @property
+    def quantizers(self) -> Mapping[Operand, ActivationQuantizer]:
+        """What quantizes activations, by operand."""
+        return {"activation": self.left}
+
     def compute(
         self, operands: tuple[Tensor, ...], weight_bits: Bits, activation_bits: Bits
     ) -> Tensor:
@@ -347,6 +388,7 @@ class QuantizedLayer(nn.Module):
         Where both operands have at most 8 bits and no gradient is recorded, whole numbers are
         multiplied and their sums are scaled once. Below 2^24 float32 holds such a sum exactly,
         in whatever order it is taken; so the result is the same with any kernel, on any machine.
+        A quantizer with a gate has it choose the widths.
         """
         raise NotImplementedError
 
@@ -354,9 +396,16 @@ class QuantizedLayer(nn.Module):
         """Whether a product of these tensors at these widths is one of whole numbers."""
         if not all(tensor.dtype in (torch.float32, torch.float64) for tensor in tensors):
             return False  # narrower types do not hold the sums
-        recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        recorded = torch.is_grad_enabled() and (
+            self._chooses_with_gradients or any(tensor.requires_grad for tensor in tensors)
+        )
         widest = max(np.max(weight_bits), np.max(activation_bits))
         return not recorded and bool(widest <= CONTAINER_BITS)
+
+    @property
+    def _chooses_with_gradients(self) -> bool:
+        gates = (quantizer.gate for quantizer in self.quantizers.values())
+        return any(gate is not None and gate.is_recorded for gate in gates)
 
 
 class QuantizedWeightLayer(QuantizedLayer):
@@ -575,6 +624,11 @@ class QuantizedMatMul(QuantizedLayer):
         super().__init__(inner, layer, config)
         what = f"the right operand of layer {layer.name!r}"
         self.right = ActivationQuantizer(what, config, -1)
+
+    @property
+    def quantizers(self) -> Mapping[Operand, ActivationQuantizer]:
+        """What quantizes activations, by operand."""
+        return {"activation": self.left, "weight": self.right}
 
     def observe(self, *operands: Tensor) -> None:
         """Take a calibration batch into account."""

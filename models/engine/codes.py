@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...spaces import Bits
+from ..dynamic.container import Container
 from ..quantizers import CONTAINER_BITS, Grid
 
 LARGEST_CODE = 2**CONTAINER_BITS - 1
@@ -32,6 +33,8 @@ class CodeGrid:
         channel_bits: Width of every channel, a byte each, where they differ: the codes of a channel
             of b bits are multiples of ``2**(8 - b)``.
         channel_axis: Axis of the channels, counted from the end, where their widths differ.
+        gate: Name of the operand whose gate chooses the widths, where one does: others may not
+            read these codes.
     """
 
     scale: float
@@ -39,6 +42,7 @@ class CodeGrid:
     highest: int
     channel_bits: bytes | None = None
     channel_axis: int | None = None
+    gate: str | None = None
 
 
 def code_grid(grid: Grid, bits: Bits, channel_axis: int = -1) -> CodeGrid:
@@ -64,12 +68,13 @@ def code_grid(grid: Grid, bits: Bits, channel_axis: int = -1) -> CodeGrid:
     return CodeGrid(scale, shifted, LARGEST_CODE, widths.tobytes(), channel_axis)
 
 
-def to_codes(x: Tensor, grid: CodeGrid) -> Tensor:
+def to_codes(x: Tensor, grid: CodeGrid, bits: Tensor | None = None) -> Tensor:
     """Quantize to the same codes as the reference.
 
     Args:
         x: float32, of any shape and memory format.
         grid: The grid.
+        bits: Widths that a gate chose, whole numbers shaped to broadcast against `x`; inputs first.
 
     Returns:
         Codes in uint8, in the memory format of `x`.
@@ -77,7 +82,11 @@ def to_codes(x: Tensor, grid: CodeGrid) -> Tensor:
     low = _ROUNDING - grid.zero_point
     steps = _channel_steps(grid, x.dim()) if grid.channel_bits else None
     codes = torch.empty_like(x, dtype=torch.uint8)
+    start = 0
     for block, into in zip(*_blocks(x, codes, grid.channel_axis), strict=True):
+        if bits is not None:
+            steps = _steps(bits[start : start + len(block)], grid)
+            start += len(block)
         sums = block.mul(1 / grid.scale)
         if steps is None:
             sums.add_(_ROUNDING).clamp_(low, low + grid.highest)
@@ -114,9 +123,23 @@ def _channel_steps(grid: CodeGrid, dim: int) -> _ChannelSteps:
     assert grid.channel_axis is not None
     shape = [1] * dim
     shape[grid.channel_axis] = -1
-    step = torch.tensor([2.0 ** (CONTAINER_BITS - b) for b in grid.channel_bits or b""]).view(shape)
+    return _steps(torch.tensor(list(grid.channel_bits or b"")).view(shape), grid)
+
+
+def _steps(bits: Tensor, grid: CodeGrid) -> _ChannelSteps:
+    step = torch.bitwise_left_shift(1, CONTAINER_BITS - bits).to(torch.float32)
     high = _ROUNDING - grid.zero_point + (2**CONTAINER_BITS - step)
     return _ChannelSteps(step * _ROUNDING, (step - 1) * _ROUNDING, high)
+
+
+def gated_grid(container: Container, gate: str) -> CodeGrid:
+    """Return the grid of codes whose widths a gate chooses.
+
+    Args:
+        container: The grids of the widths.
+        gate: Name of the operand.
+    """
+    return CodeGrid(container.unit, container.zero_point, LARGEST_CODE, gate=gate)
 
 
 def multiples_of(codes: Tensor, grid: CodeGrid) -> Tensor:

@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...spaces import FLOAT_BITS, BitAllocation
+from ...spaces import FLOAT_BITS, BitAllocation, ModelError
 from ..attention import MatMul
+from ..dynamic.operands import gated, gates_of
 from ..quantized import QuantizedModel
 from ..quantized_layers import QuantizedLayer, QuantizedWeightLayer
 from .check import disagreements
@@ -96,7 +97,7 @@ class Engine:
         self._shared_bytes = shared_bytes
         self._weights = PackedWeights(cache_bytes)
         self._graph: Graph | None = None
-        with torch.inference_mode():
+        with torch.inference_mode(), gated(model, {}):
             reasons = self._reasons(example)
         names = [layer.name for layer in model.layers]
         self.report = EngineReport(tuple(name for name in names if name not in reasons), reasons)
@@ -124,6 +125,10 @@ class Engine:
         The logits are bit for bit those of each allocation alone. What allocations have in common
         from the first layer on is computed once.
 
+        Gates that are in force are asked in place of the widths they choose from; the function is
+        for as long as they are. What they chose for a batch can be known of one allocation at a
+        time only.
+
         Args:
             allocations: The widths of each; None for float.
 
@@ -139,7 +144,14 @@ class Engine:
             integer = frozenset(self.report.integer)
             return lambda x: [self._by_layer(x, widths, integer) for widths in allocations]
         plans = [self._plan(allocation) for allocation in allocations]
-        return lambda x: self._run(plans, x)
+        gates = gates_of(self.model)
+
+        def run(x: Tensor) -> list[Tensor]:
+            if gates_of(self.model) != gates:
+                raise ModelError("other gates are in force than when this was prepared")
+            return self._run(plans, x)
+
+        return run
 
     def together(self, allocations: Sequence[BitAllocation | None]) -> list[list[int]]:
         """Return groups of allocations that are worth preparing together, by their numbers."""

@@ -3,7 +3,7 @@
 A layer whose weights and input have at most 8 bits is one kernel call. The call takes with it a
 ReLU behind the layer, and an addition before that, if nothing else reads what is between. It
 returns codes right away if all that reads its result are integer layers with one grid, and floats
-otherwise: a residual stays in float, as in the reference.
+otherwise: a residual stays in float, as in the reference, and so does what a gate looks at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,16 @@ from functools import cached_property
 
 import numpy as np
 
-from ...spaces import BitAllocation, Bits
-from ..quantized_layers import ActivationQuantizer, QuantizedMatMul, QuantizedWeightLayer
+from ...spaces import BitAllocation, Bits, Operand
+from ..dynamic.gates import Gate
+from ..quantized_layers import (
+    ActivationQuantizer,
+    QuantizedLayer,
+    QuantizedMatMul,
+    QuantizedWeightLayer,
+)
 from ..quantizers import CONTAINER_BITS
-from .codes import CodeGrid, code_grid
+from .codes import CodeGrid, code_grid, gated_grid
 from .graph import Graph
 from .kernels import Clip
 from .steps import Activate, Float, Kernel, Product, Quantize, Reference, Step, Value
@@ -75,11 +81,18 @@ class _Input:
     quantizer: ActivationQuantizer
     bits: Bits
     grid: CodeGrid
+    gate: Gate | None
 
     @classmethod
-    def of(cls, quantizer: ActivationQuantizer, bits: Bits) -> "_Input":
-        grid = code_grid(quantizer.grid(bits), bits, quantizer.channel_axis)
-        return cls(quantizer, bits, grid)
+    def of(cls, layer: QuantizedLayer, operand: Operand, bits: Bits) -> "_Input":
+        quantizer = layer.quantizers[operand]
+        gate = quantizer.gate
+        if gate is None:
+            grid = code_grid(quantizer.grid(bits), bits, quantizer.channel_axis)
+        else:
+            name = f"{layer.layer.name}.{operand}"
+            grid = gated_grid(quantizer.container_grids(gate.widths), name)
+        return cls(quantizer, bits, grid, gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +161,10 @@ class _Planner:
                 continue
             right, left = self._widths[layer.layer.name]
             if max(np.max(right), np.max(left)) <= CONTAINER_BITS:
-                both = isinstance(layer, QuantizedMatMul)
-                wanted = (
-                    [(layer.left, left), (layer.right, right)] if both else [(layer.left, left)]
+                bits: Mapping[Operand, Bits] = {"activation": left, "weight": right}
+                inputs[place] = tuple(
+                    _Input.of(layer, operand, bits[operand]) for operand in layer.quantizers
                 )
-                inputs[place] = tuple(_Input.of(quantizer, bits) for quantizer, bits in wanted)
         return inputs
 
     def _wanted_forms(self) -> list[set[CodeGrid | None]]:
@@ -272,6 +284,7 @@ class _Planner:
                         bits=wanted.bits,
                         grid=wanted.grid,
                         must_check=not self._is_finite[operand],
+                        gate=wanted.gate,
                     )
                 )
                 self._is_finite[operand] = True
@@ -280,14 +293,16 @@ class _Planner:
     def _output_grid(self, fusion: _Fusion) -> CodeGrid | None:
         """Return the grid that all readers of a value want its codes in, if a kernel can do that.
 
-        With a zero point it can, but not to the last bit: it rounds after adding it.
+        With a zero point it can, but not to the last bit: it rounds after adding it. A gate has to
+        see the value first.
         """
         wanted = self._wanted[fusion.tail]
         if fusion.added is not None or len(wanted) != 1:
             return None
         (grid,) = wanted
-        is_plain = grid is not None and grid.zero_point == 0 and grid.channel_bits is None
-        return grid if is_plain else None
+        if grid is None or grid.zero_point or grid.channel_bits is not None:
+            return None
+        return grid if grid.gate is None else None
 
     def _may_be_shared(self, place: int, readers: tuple[int, ...]) -> bool:
         """Whether a value may lie in the same memory as one that others than the readers read."""

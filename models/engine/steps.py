@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Bits, ModelError
+from ..dynamic.gates import Gate
 from ..quantized_layers import (
     ActivationQuantizer,
     QuantizedLayer,
@@ -68,6 +69,7 @@ class Quantize(Step):
         bits: The widths.
         grid: The grid of the codes.
         must_check: Whether the value may be not finite.
+        gate: Chooses widths in place of `bits`, if there is one.
     """
 
     layer: QuantizedLayer
@@ -75,6 +77,7 @@ class Quantize(Step):
     bits: Bits
     grid: CodeGrid
     must_check: bool
+    gate: Gate | None = None
 
     @property
     def key(self) -> Hashable:
@@ -91,7 +94,13 @@ class Quantize(Step):
         # One that is not finite shows in the sum, which is one cheap pass.
         if self.must_check and not (torch.isfinite(x.sum()) or torch.isfinite(x).all()):
             raise NonFiniteError(f"{self.quantizer.name} has values that are not finite")
-        return to_codes(x, self.grid)
+        return to_codes(x, self.grid, None if self.gate is None else self._chosen(self.gate, x))
+
+    def _chosen(self, gate: Gate, x: Tensor) -> Tensor:
+        """Return the widths that a gate chooses, shaped to broadcast."""
+        index = gate.choose(x, self.quantizer.container_grids(gate.widths))
+        widths = torch.tensor(gate.widths)
+        return gate.layout.spread(widths[index], x.dim())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

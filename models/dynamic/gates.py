@@ -1,0 +1,196 @@
+"""Gates: what gives the channels of one operand their widths, input by input.
+
+A gate stands in `ActivationQuantizer.gate`, where `operands.gated` puts it; from then on reference
+and engine both quantize that operand at the widths that it chooses.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...spaces import ModelError
+from ..quantizers import Grid, fake_quantize
+from .container import Container, check_widths
+from .layout import Layout
+from .selectors import IntegerSelector
+from .statistics import statistics
+
+Per = Literal["sample", "batch"]
+"""Whether each input is decided about alone, or all inputs of a batch together."""
+
+
+class Gate(ABC):
+    """Chooses one of several widths for each channel of an operand, or group of channels.
+
+    Args:
+        widths: The widths, ascending, of 2 to 8 bits.
+        layout: Which values are decided about together.
+
+    Attributes:
+        last: What was chosen for the last batch: places among the widths, ``n x decisions``, uint8;
+            None before the first one.
+
+    Raises:
+        ModelError: If the widths do not rise, or are not of 2 to 8 bits.
+    """
+
+    def __init__(self, widths: Sequence[int], layout: Layout) -> None:
+        self.widths = tuple(int(width) for width in widths)
+        check_widths(self.widths)
+        self.layout = layout
+        self.last: Tensor | None = None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether what it chooses has gradients, where they are on."""
+        return False
+
+    def choose(self, x: Tensor, container: Container) -> Tensor:
+        """Return what is chosen for a batch, and remember it in `last`.
+
+        Args:
+            x: The operand.
+            container: Grids of the widths.
+
+        Returns:
+            Places among the widths, ``n x decisions``, int64.
+
+        Raises:
+            ModelError: If the operand does not have the layout.
+        """
+        self.layout.check(x)
+        chosen = self.decide(x, container)
+        self.last = chosen.detach().to("cpu", torch.uint8)
+        return chosen
+
+    @abstractmethod
+    def decide(self, x: Tensor, container: Container) -> Tensor:
+        """Return the choice for an operand of the right layout; see `choose`."""
+
+    def grid(self, x: Tensor, container: Container) -> Grid:
+        """Return the grid of what is chosen, shaped to broadcast against the operand."""
+        return container.chosen(self.layout.spread(self.choose(x, container), x.dim()))
+
+    def quantized(self, x: Tensor, container: Container) -> Tensor:
+        """Return the operand at the widths chosen, with straight-through gradients."""
+        return fake_quantize(x, self.grid(x, container))
+
+
+class ForcedGate(Gate):
+    """Chooses what it was told: for tests, and for what a network does without its selectors.
+
+    Args:
+        widths: The widths, ascending.
+        layout: Which values are decided about together.
+        index: Places among the widths: one for all, one per decision, or ``inputs x decisions``
+            for inputs in the order in which batches will bring them.
+
+    Raises:
+        ModelError: If there are no such places, or they do not fit the layout.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], layout: Layout, index: int | Sequence[int] | Tensor
+    ) -> None:
+        super().__init__(widths, layout)
+        places = torch.as_tensor(index)
+        if places.dim() > 2 or (places.dim() and places.shape[-1] != layout.decisions):
+            raise ModelError(
+                f"a gate of {layout.decisions} decisions was told choices of shape "
+                f"{tuple(places.shape)}"
+            )
+        if places.is_floating_point() or not bool(
+            ((places >= 0) & (places < len(self.widths))).all()
+        ):
+            raise ModelError(f"choices are places among the {len(self.widths)} widths, from 0 on")
+        self._places = places.to(torch.uint8)
+        self._position = 0
+
+    def rewind(self) -> None:
+        """Go back to the first input, where there is a choice for each."""
+        self._position = 0
+
+    def decide(self, x: Tensor, container: Container) -> Tensor:
+        """Return the choices for the next inputs.
+
+        Raises:
+            ModelError: If there are not as many left.
+        """
+        places, count = self._places, len(x)
+        if places.dim() == 2:
+            left = len(places) - self._position
+            if count > left:
+                raise ModelError(f"choices are left for {left} inputs, and a batch has {count}")
+            places = places[self._position : self._position + count]
+            self._position += count
+        return places.to(x.device, torch.int64).expand(count, self.layout.decisions)
+
+
+class StatisticsGate(Gate):
+    """Chooses by statistics of the operand.
+
+    Args:
+        widths: The widths, ascending.
+        layout: Which values are decided about together.
+        positions: Most values of each that are looked at.
+        per: Whether each input is decided about alone, or a batch together.
+
+    Raises:
+        ModelError: If the widths are no widths of a gate, or nothing is looked at.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], layout: Layout, positions: int, per: Per = "sample"
+    ) -> None:
+        super().__init__(widths, layout)
+        if positions < 1:
+            raise ModelError(f"a decision looks at 1 value at least, got {positions}")
+        if per not in ("sample", "batch"):
+            raise ModelError(f"decisions are per 'sample' or per 'batch', got {per!r}")
+        self.positions = positions
+        self.per: Per = per
+
+    @torch.no_grad()
+    def statistics(self, x: Tensor, container: Container) -> Tensor:
+        """Return what is looked at: ``n x decisions x 4``, or ``1 x ...`` where per batch."""
+        codes = container.whole(self.layout.sampled(x, self.positions))
+        return statistics(codes, container.zero_point, over_batch=self.per == "batch")
+
+
+class SelectorGate(StatisticsGate):
+    """Chooses as a selector of whole numbers says: what is deployed and measured.
+
+    Args:
+        widths: The widths, ascending.
+        layout: Which values are decided about together.
+        positions: Most values of each that are looked at.
+        selector: What decides.
+        per: Whether each input is decided about alone, or a batch together.
+
+    Raises:
+        ModelError: If the selector is for other decisions or another number of widths.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        layout: Layout,
+        positions: int,
+        selector: IntegerSelector,
+        per: Per = "sample",
+    ) -> None:
+        super().__init__(widths, layout, positions, per)
+        if (selector.channels, selector.choices) != (layout.decisions, len(self.widths)):
+            raise ModelError(
+                f"a gate of {layout.decisions} decisions among {len(self.widths)} widths was given "
+                f"a selector of {selector.channels} among {selector.choices}"
+            )
+        self.selector = selector
+
+    def decide(self, x: Tensor, container: Container) -> Tensor:
+        """Return the selector's choice."""
+        chosen = self.selector.choose(self.statistics(x, container).cpu())
+        return chosen.to(x.device).expand(len(x), -1)
