@@ -142,10 +142,12 @@ def static_choices(
     found = {}
     for slot, rows in chosen.items():
         constant = np.zeros(rows.shape[1], np.uint8)
+        candidates = np.arange(rows.shape[1])
         for level in range(1, int(rows.max(initial=0)) + 1):
             often = (rows >= level).mean(axis=0)
-            count = int(np.rint(often.sum()))
-            constant[np.argsort(-often, kind="stable")[:count]] = level
+            order = np.argsort(-often[candidates], kind="stable")
+            candidates = candidates[order[: int(np.rint(often.sum()))]]
+            constant[candidates] = level
         found[slot] = constant
     return found
 
