@@ -53,7 +53,9 @@ class Selector:
     def macs(self) -> int:
         """Multiply-accumulates of a decision for all channels; each operation counts as one."""
         statistics = _OPERATIONS_PER_VALUE * self.positions + ENTROPY_BINS
-        return self.channels * (statistics + (STATISTICS + 1) * self.hidden)
+        products = (STATISTICS + 1) * self.hidden
+        scalings = STATISTICS + self.hidden
+        return self.channels * (statistics + products + scalings)
 
     @property
     def values_read(self) -> int:
@@ -67,8 +69,9 @@ class Selector:
 
     @property
     def bias_count(self) -> int:
-        """Biases of the network, thresholds of channels among them."""
-        return (1 if self.shared else self.channels) * self.hidden + self.channels
+        """Scales, shifts and biases of the network, and a threshold for each channel."""
+        scalings = 2 * (STATISTICS + self.hidden)
+        return (1 if self.shared else self.channels) * scalings + self.channels
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..energy import input_energies
 from ..models.dynamic.cascade import confidence, route
 from ..models.dynamic.complexity import input_entropies
-from ..models.dynamic.evaluate import Answers, Slot, answers
+from ..models.dynamic.evaluate import Answers, answers
 from ..models.dynamic.gates import ForcedGate, Gate
 from ..models.dynamic.network import DynamicNetwork
-from ..models.dynamic.operands import gated
+from ..models.dynamic.operands import Slot, gated
 from ..models.engine import Engine
 from ..models.evaluate import Counts
 from ..models.quantized import QuantizedModel

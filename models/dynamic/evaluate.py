@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ...spaces import Operand
 from ..evaluate import Counts
 from ..images import ImageSet
 from .gates import Gate
-
-Slot = tuple[str, Operand]
-"""A layer's name and its operand."""
+from .operands import Slot
 
 Indices = npt.NDArray[np.uint8]
 

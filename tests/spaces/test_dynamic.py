@@ -48,10 +48,10 @@ def usage(**changes):
 
 def test_what_a_selector_computes():
     shared, own = SELECTORS
-    # For each channel: 4 operations per value, 8 bins, and 4 x 8 + 8 x 1 products.
-    assert shared.macs == 3 * (4 * 16 + 8 + 40)
-    assert (shared.weight_count, shared.bias_count) == (40, 8 + 3)
-    assert (own.weight_count, own.bias_count) == (12 * 40, 12 * 8 + 12)
+    # For each channel: 4 operations per value, 8 bins, 4 x 8 + 8 x 1 products, 4 + 8 scalings.
+    assert shared.macs == 3 * (4 * 16 + 8 + 40 + 12)
+    assert (shared.weight_count, shared.bias_count) == (40, 24 + 3)
+    assert (own.weight_count, own.bias_count) == (12 * 40, 12 * 24 + 12)
     assert own.values_read == 12 * 32
 
 
