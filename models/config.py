@@ -51,6 +51,9 @@ class DataConfig:
         calibration_images: Images that observers and sensitivities see; part of the training set.
         search_images: Images that searches are scored on; if None, a fifth of the training part
             but at most 2,000, or two fifths of what calibration leaves where there is one part.
+        search_part: Part of the data set that search images are from. A network that was trained
+            on the whole training part is too sure of it: with ``test`` they are images it never
+            saw, and the test split is what they leave of the test part.
         test_images: Images that results are reported on; all there are if None.
         image_size: Side of the square images; None for the native size (224 for photographs).
         mean: Mean per channel of the normalisation, on the scale 0 to 1; the usual one if None.
@@ -68,6 +71,7 @@ class DataConfig:
     root: str | None = None
     calibration_images: int = 256
     search_images: int | None = None
+    search_part: Literal["train", "test"] = "train"
     test_images: int | None = None
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
@@ -83,6 +87,8 @@ class DataConfig:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise DataError(f"{field} must be at least 1, got {value}")
+        if self.search_part not in ("train", "test"):
+            raise DataError(f"search_part must be 'train' or 'test', got {self.search_part!r}")
         if self.seed < 0:
             raise DataError(f"seed must not be negative, got {self.seed}")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:

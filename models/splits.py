@@ -21,9 +21,10 @@ class SplitIndices:
     Attributes:
         train: Images to train on, from the training part; they contain the calibration images.
         calibration: Images for observers and sensitivities, from the training part.
-        search: Images to score searches on, from the training part.
+        search: Images to score searches on, from the training part or the test part.
         test: Images to report on, from the test part.
         one_part: Whether the training part and the test part are the same.
+        search_is_test_part: Whether the search images are from the test part.
 
     Raises:
         DataError: If the splits overlap or one is empty.
@@ -34,11 +35,13 @@ class SplitIndices:
     search: Indices
     test: Indices
     one_part: bool
+    search_is_test_part: bool = False
 
     def __post_init__(self) -> None:
-        splits = {"train": self.train, "search": self.search}
+        parts = [{"train": self.train}, {"test": self.test}]
         if self.one_part:
-            splits["test"] = self.test
+            parts = [{"train": self.train, "test": self.test}]
+        parts[-1 if self.search_is_test_part else 0]["search"] = self.search
         if not np.isin(self.calibration, self.train).all():
             raise DataError("calibration images must be training images")
         for name in ("train", "calibration", "search", "test"):
@@ -47,9 +50,10 @@ class SplitIndices:
                 raise DataError(f"no images are left for the {name} split")
             if len(np.unique(indices)) != len(indices):
                 raise DataError(f"the {name} split holds an image twice")
-        together = np.concatenate(list(splits.values()))
-        if len(np.unique(together)) != len(together):
-            raise DataError(f"the splits {', '.join(splits)} share images")
+        for splits in parts:
+            together = np.concatenate(list(splits.values()))
+            if len(np.unique(together)) != len(together):
+                raise DataError(f"the splits {', '.join(splits)} share images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +110,12 @@ def draw_splits(dataset: Dataset, config: DataConfig) -> SplitIndices:
     one_part = dataset.test is None
     order = stratified_order(dataset.train.labels, rng)
     calibration, rest = _cut(order, config.calibration_images, "calibration")
+    if dataset.test is not None and config.search_part == "test":
+        unseen = stratified_order(dataset.test.labels, rng)
+        count = config.search_images or max(min(2000, len(unseen) // 5), 1)
+        search, unseen = _cut(unseen, count, "search")
+        test, _ = _cut(unseen, config.test_images or len(unseen), "test")
+        return SplitIndices(order, calibration, search, test, one_part, search_is_test_part=True)
     default = len(rest) * 2 // 5 if one_part else min(2000, len(order) // 5)
     search, rest = _cut(rest, config.search_images or max(default, 1), "search")
     if dataset.test is None:
@@ -127,7 +137,11 @@ def read_splits(dataset: Dataset, config: DataConfig) -> Splits:
     calibration = _read(dataset.train, indices.calibration, normalisation)
     return Splits(
         calibration=calibration,
-        search=_read(dataset.train, indices.search, normalisation),
+        search=_read(
+            test_part if indices.search_is_test_part else dataset.train,
+            indices.search,
+            normalisation,
+        ),
         test=_read(test_part, indices.test, normalisation),
         classes=dataset.classes,
         input_shape=calibration.shape,

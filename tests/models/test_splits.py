@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,12 +32,21 @@ def numbers(splits: Splits) -> dict[str, set[int]]:
     test=st.none() | st.integers(10, 100),
     calibration=st.integers(1, 20),
     search=st.none() | st.integers(1, 10),
+    source=st.sampled_from(["train", "test"]),
     seed=st.integers(0, 5),
 )
 def test_the_three_splits_share_no_image(
-    train: int, test: int | None, calibration: int, search: int | None, seed: int
+    train: int,
+    test: int | None,
+    calibration: int,
+    search: int | None,
+    source: Literal["train", "test"],
+    seed: int,
 ) -> None:
-    config = DataConfig(calibration_images=calibration, search_images=search, seed=seed)
+    test = 2 * test if test is not None and source == "test" else test
+    config = DataConfig(
+        calibration_images=calibration, search_images=search, search_part=source, seed=seed
+    )
     drawn = numbers(read_splits(dataset(train, test), config))
     assert drawn["calibration"] <= drawn["train"]
     assert not drawn["train"] & drawn["search"]
@@ -50,6 +61,26 @@ def test_the_default_sizes_with_an_official_test_part() -> None:
     assert sizes == [18_000, 256, 2000, 50]
     assert indices.test.tolist() == list(range(50)), "the whole test part keeps its order"
     assert len(draw_splits(dataset(1000, 50), DataConfig()).search) == 200
+
+
+def test_search_images_may_be_ones_no_network_saw() -> None:
+    config = DataConfig(calibration_images=20, search_images=30, search_part="test")
+    drawn = numbers(read_splits(dataset(200, 100), config))
+    assert drawn["train"] == set(range(200))
+    assert drawn["search"] | drawn["test"] == set(range(100_000, 100_100))
+    assert (len(drawn["search"]), len(drawn["test"])) == (30, 70)
+    with pytest.raises(DataError, match="only 100 are left"):
+        read_splits(
+            dataset(200, 100),
+            DataConfig(calibration_images=9, search_images=101, search_part="test"),
+        )
+    with pytest.raises(DataError, match="no images are left for the test split"):
+        draw_splits(
+            dataset(200, 100),
+            DataConfig(calibration_images=9, search_images=100, search_part="test"),
+        )
+    with pytest.raises(DataError, match="search_part must be 'train' or 'test', got 'all'"):
+        DataConfig(search_part="all")  # type: ignore[arg-type]
 
 
 def test_the_default_sizes_of_one_part() -> None:
@@ -111,7 +142,7 @@ def test_search_may_not_use_up_the_only_part() -> None:
 @pytest.mark.parametrize(
     ("train", "calibration", "search", "test", "message"),
     [
-        ([0, 1], [0], [1], [5], "the splits train, search, test share images"),
+        ([0, 1], [0], [1], [5], "the splits train, test, search share images"),
         ([0, 1], [0], [2], [2], "share images"),
         ([0, 1], [2], [3], [5], "calibration images must be training images"),
         ([0, 0], [0], [3], [5], "the train split holds an image twice"),
