@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import OUTPUT, cli_optuna, cli_scores, cli_write
+from . import OUTPUT, cli_optuna, cli_scores, cli_serve, cli_write
 from .cli_options import Fast, Json, Sets, Study, load_study, parsed
 from .terminal import INTERRUPTED, ReportingGroup, complain, print_json, stderr, stdout
 
@@ -149,6 +149,7 @@ app.command()(cli_write.validate)
 app.command()(cli_scores.scores)
 app.command()(cli_scores.solve)
 app.command()(cli_optuna.optuna)
+app.command("serve-check")(cli_serve.serve_check)
 
 
 def main() -> None:
