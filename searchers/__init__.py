@@ -9,6 +9,7 @@ from .autoq import AutoQ
 from .base import Searcher
 from .budget import Budget, BudgetSpent
 from .budget_loop import BudgetLoop
+from .cascade import Cascade
 from .checkpoint import CheckpointStore, State
 from .edmips import EdMips
 from .eqat import Eqat
@@ -42,6 +43,7 @@ __all__ = [
     "Budget",
     "BudgetLoop",
     "BudgetSpent",
+    "Cascade",
     "CheckpointStore",
     "Description",
     "EdMips",
