@@ -69,6 +69,7 @@ class Usage:
         energy_quantiles: Its `QUANTILES`.
         terciles: Inputs by the entropy of their histograms, a third each, simple ones first.
         ablations: What happens if the choices do not follow the input; where it was measured.
+        member_energies: For ``cascade``: of each member, relative to uniform 8 bit.
     """
 
     allocation: DynamicAllocation
@@ -81,6 +82,7 @@ class Usage:
     energy_quantiles: tuple[float, ...] = ()
     terciles: tuple[InputGroup, ...] = ()
     ablations: tuple[Ablation, ...] = ()
+    member_energies: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.shares) != len(self.allocation.layers):
@@ -118,6 +120,7 @@ class Usage:
             "energy_quantiles": list(self.energy_quantiles),
             "terciles": [asdict(group) for group in self.terciles],
             "ablations": [asdict(ablation) for ablation in self.ablations],
+            "member_energies": list(self.member_energies),
         }
 
     @classmethod
@@ -142,6 +145,7 @@ class Usage:
                 tuple(map(float, values["energy_quantiles"])),
                 tuple(InputGroup(**group) for group in values["terciles"]),
                 tuple(Ablation(**ablation) for ablation in values["ablations"]),
+                tuple(map(float, values.get("member_energies", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SpaceError(f"this is no usage of a dynamic allocation: {error}") from error

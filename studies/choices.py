@@ -93,6 +93,7 @@ def cascade_usage(
         energy_std=float(energies.std()),
         energy_quantiles=tuple(np.quantile(energies, QUANTILES).tolist()),
         terciles=_terciles(right, entropies, energies, (answered == last).astype(np.float64)),
+        member_energies=tuple((by_member / energy.w8a8).tolist()),
     )
 
 

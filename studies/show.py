@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..spaces import Measurement, StudyError
 from . import OUTPUT
+from .choices_table import choices_parts
 from .fast import fast_version
 from .find import read_study
 from .palette import styles
@@ -95,7 +96,7 @@ def measurement_row(measurement: Measurement) -> dict[str, Any]:
         "split",
     )
     values = measurement.to_dict()
-    return {name: _finite(values[name]) for name in names}
+    return {**{name: _finite(values[name]) for name in names}, "dynamic": values["dynamic"]}
 
 
 def _finite(value: Any) -> Any:
@@ -117,7 +118,7 @@ def render(result: StudyResult, *, everything: bool = False) -> RenderableType:
         style="bold",
     )
     parts: list[RenderableType] = [_picture(result), heading, _table(result, points)]
-    parts += [Text(), *trial_parts(result)]
+    parts += [*choices_parts(result, points), Text(), *trial_parts(result)]
     parts += [Text(note, style="dim") for note in result.notes]
     return Group(*parts)
 
