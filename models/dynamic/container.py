@@ -67,6 +67,13 @@ class Container:
         scale, zero_point, lowest, highest = (part.to(index.device)[index] for part in parts)
         return Grid(scale, zero_point, lowest, highest, unit=self.unit)
 
+    def grid(self, place: int) -> Grid:
+        """Return the grid of one of the widths."""
+        g = self.grids
+        parts = _tensors(g.scale, g.zero_point, g.lowest, g.highest)
+        scale, zero_point, lowest, highest = (part[place].item() for part in parts)
+        return Grid(scale, int(zero_point), int(lowest), int(highest), unit=self.unit)
+
     def whole(self, x: Tensor) -> Tensor:
         """Return values on the finest grid, as whole numbers in float32 with zero at 0."""
         codes = torch.mul(x.detach().to(torch.float32), 1 / self.unit).round_()

@@ -10,12 +10,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...spaces import ModelError
 from ..quantizers import Grid, fake_quantize
 from .container import Container, check_widths
+from .integer_selector import IntegerSelector
 from .layout import Layout
-from .selectors import IntegerSelector
+from .quantize import gated_quantize
+from .selectors import Estimator, Selectors
 from .statistics import statistics
 
 Per = Literal["sample", "batch"]
@@ -63,7 +66,7 @@ class Gate(ABC):
         """
         self.layout.check(x)
         chosen = self.decide(x, container)
-        self.last = chosen.detach().to("cpu", torch.uint8)
+        self._remember(chosen)
         return chosen
 
     @abstractmethod
@@ -77,6 +80,9 @@ class Gate(ABC):
     def quantized(self, x: Tensor, container: Container) -> Tensor:
         """Return the operand at the widths chosen, with straight-through gradients."""
         return fake_quantize(x, self.grid(x, container))
+
+    def _remember(self, chosen: Tensor) -> None:
+        self.last = chosen.detach().to("cpu", torch.uint8)
 
 
 class ForcedGate(Gate):
@@ -159,6 +165,13 @@ class StatisticsGate(Gate):
         codes = container.whole(self.layout.sampled(x, self.positions))
         return statistics(codes, container.zero_point, over_batch=self.per == "batch")
 
+    def _check_fits(self, channels: int, choices: int) -> None:
+        if (channels, choices) != (self.layout.decisions, len(self.widths)):
+            raise ModelError(
+                f"a gate of {self.layout.decisions} decisions among {len(self.widths)} widths was "
+                f"given a selector of {channels} among {choices}"
+            )
+
 
 class SelectorGate(StatisticsGate):
     """Chooses as a selector of whole numbers says: what is deployed and measured.
@@ -183,14 +196,80 @@ class SelectorGate(StatisticsGate):
         per: Per = "sample",
     ) -> None:
         super().__init__(widths, layout, positions, per)
-        if (selector.channels, selector.choices) != (layout.decisions, len(self.widths)):
-            raise ModelError(
-                f"a gate of {layout.decisions} decisions among {len(self.widths)} widths was given "
-                f"a selector of {selector.channels} among {selector.choices}"
-            )
+        self._check_fits(selector.channels, selector.choices)
         self.selector = selector
 
     def decide(self, x: Tensor, container: Container) -> Tensor:
         """Return the selector's choice."""
         chosen = self.selector.choose(self.statistics(x, container).cpu())
         return chosen.to(x.device).expand(len(x), -1)
+
+
+class TrainableGate(StatisticsGate):
+    """Chooses as selectors say that are being trained.
+
+    Where gradients are on they flow to the selectors, and to the values as ever.
+
+    Args:
+        widths: The widths, ascending.
+        layout: Which values are decided about together.
+        positions: Most values of each that are looked at.
+        selectors: What decides.
+        per: Whether each input is decided about alone, or a batch together.
+        estimator: What stands for the derivative of a choice.
+        temperature: Of the estimator ``sigmoid``.
+
+    Attributes:
+        estimator: See above; may be changed between batches.
+        temperature: See above; may be changed between batches.
+        shares: Share of the decisions that fell on each width in the last batch, by input:
+            ``n x widths``; with gradients where they are on. None before the first batch.
+
+    Raises:
+        ModelError: If the selectors are for other decisions or another number of widths.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        layout: Layout,
+        positions: int,
+        selectors: Selectors,
+        per: Per = "sample",
+        *,
+        estimator: Estimator = "identity",
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(widths, layout, positions, per)
+        self._check_fits(selectors.channels, selectors.choices)
+        self.selectors = selectors
+        self.estimator: Estimator = estimator
+        self.temperature = temperature
+        self.shares: Tensor | None = None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether any part of the selectors is trained."""
+        return any(parameter.requires_grad for parameter in self.selectors.parameters())
+
+    def decide(self, x: Tensor, container: Container) -> Tensor:
+        """Return the selectors' choice."""
+        return self.gates(x, container).detach().sum(-1).round().to(torch.int64)
+
+    def quantized(self, x: Tensor, container: Container) -> Tensor:
+        """Return the operand at the widths chosen, with gradients to the selectors."""
+        if not (torch.is_grad_enabled() and self.is_recorded):
+            return super().quantized(x, container)
+        self.layout.check(x)
+        gates = self.gates(x, container)
+        self._remember(gates.sum(-1).round())
+        return gated_quantize(x, container, gates, self.layout)
+
+    def gates(self, x: Tensor, container: Container) -> Tensor:
+        """Return the gates for a batch, ``n x decisions x (widths - 1)``, and fill `shares`."""
+        scores = self.selectors(self.statistics(x, container))
+        gates = self.selectors.gates(scores, self.estimator, self.temperature)
+        gates = gates.expand(len(x), -1, -1)
+        means = F.pad(F.pad(gates.mean(1), (1, 0), value=1.0), (0, 1))
+        self.shares = means[:, :-1] - means[:, 1:]
+        return gates

@@ -79,6 +79,12 @@ class Layout:
         shape[self.axis] = -1
         return decided.view(shape)
 
+    def summed(self, x: Tensor) -> Tensor:
+        """Return the sum of the values of each decision, ``n x decisions``; undoes `spread`."""
+        axes = [axis for axis in range(1, x.dim()) if axis != x.dim() + self.axis]
+        sums = x.sum(axes) if axes else x
+        return sums.view(len(x), self.decisions, self.group).sum(-1) if self.group > 1 else sums
+
     def check(self, x: Tensor) -> None:
         """Check that an operand has this layout.
 

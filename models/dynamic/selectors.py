@@ -1,220 +1,221 @@
-"""Selectors: from statistics of a channel to one of several widths, by a small network.
+"""Selectors in training: from statistics of a channel to one of several widths.
 
     standardized statistics --Linear, ReLU--> hidden --Linear + bias of the channel--> score
     choice = number of thresholds below the score
 
-`IntegerSelector` is the form that is deployed: weights of 8 bits, everything else whole numbers.
+The thresholds rise, the first one is 0. So a choice is a sum of gates, each of which is open only
+if the one before it is: ``choice = [score > 0] + [score > t_2] + ...``. A gate has no derivative
+where there is one; in its place stands that of the score (Bengio, Leonard, Courville,
+arXiv:1308.3432), or that of a sigmoid of it.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...spaces import ModelError
 from ...spaces.dynamic import STATISTICS
+from .integer_selector import (
+    LARGEST_BIAS,
+    LARGEST_FEATURE,
+    LARGEST_HIDDEN,
+    LOWEST_FEATURE,
+    IntegerSelector,
+    apply_by_channel,
+)
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-"""The parts of a deployed selector by name."""
+__all__ = ["Estimator", "IntegerSelector", "Selectors"]
 
-_MOST_HIDDEN = 256
-"""Sums of this many products of 8-bit numbers stay below 2^23."""
+Estimator = Literal["identity", "sigmoid"]
+"""What a gate's derivative with respect to its score is taken to be."""
 
-_LARGEST_BIAS = 2**22
-"""With a bias and an offset of at most this, they stay below 2^24."""
+_FEATURE_STEPS = 32.0
+"""Whole numbers to one standard deviation of a statistic: a byte reaches 4 of them either way."""
 
-_LOWEST_FEATURE, _LARGEST_FEATURE, _LARGEST_HIDDEN = -128, 127, 255
-
-_TYPES: Mapping[str, Any] = {
-    "feature_scale": np.float32,
-    "feature_shift": np.float32,
-    "hidden_weight": np.int8,
-    "hidden_bias": np.int32,
-    "hidden_scale": np.float32,
-    "score_weight": np.int8,
-    "score_bias": np.int32,
-    "thresholds": np.int32,
-    "score_step": np.float32,
-    "offset": np.float32,
-}
+_LARGEST_WEIGHT = 127
+_TINY = 1e-12
 
 
-class IntegerSelector:
-    """A selector in whole numbers of 8 bits, for all channels of one operand.
-
-    With statistics ``f`` of a channel, all of this in float32, which holds every sum exactly::
-
-        q = clamp(round(f * feature_scale + feature_shift), -128, 127)
-        h = clamp(round(relu(hidden_weight q + hidden_bias) * hidden_scale), 0, 255)
-        z = score_weight h + score_bias + round(offset / score_step)
-        choice = number of thresholds below z
-
-    The sums are exact in any order, and nothing else depends on more than one number: a choice is
-    the same in any batch.
+class Selectors(nn.Module):
+    """What decides the widths of all channels of one operand, with gradients.
 
     Args:
-        arrays: Parts by name; ``G`` stands for the channels, or 1 where all share a part.
+        channels: Decisions about one input.
+        choices: Widths there are to choose from.
+        hidden: Hidden units.
+        shared: Whether all channels have one network, and a bias each; if not, each has its own.
+        generator: Randomness of the first weights.
 
-            - ``feature_scale``, ``feature_shift``: float32, ``G x 4``;
-            - ``hidden_weight``: int8, ``G x hidden x 4``; ``hidden_bias``: int32 and
-              ``hidden_scale``: float32, ``G x hidden``;
-            - ``score_weight``: int8, ``G x hidden``; ``score_bias``: int32, ``channels``;
-            - ``thresholds``: int32, ``G x (widths - 1)``, ascending;
-            - ``score_step``: float32, ``G``: what one unit of ``z`` is as a score;
-            - ``offset``: float32, 1 number: added to all scores.
-
-    Raises:
-        ModelError: If a part is missing, of another type or shape, or too large to be exact.
+    Attributes:
+        centre: What statistics are centred by: of all channels together, or by channel.
+        spread: What they are then divided by.
     """
 
-    def __init__(self, arrays: Arrays) -> None:
-        self._arrays = {name: _part(arrays, name) for name in _TYPES}
-        if unknown := sorted(set(arrays) - set(_TYPES)):
-            raise ModelError(f"a selector has no part {unknown[0]!r}")
-        self._check()
-        tensors = {name: torch.from_numpy(a.astype(np.float32)) for name, a in self._arrays.items()}
-        self._scale, self._shift = tensors["feature_scale"], tensors["feature_shift"]
-        self._hidden = tensors["hidden_weight"], tensors["hidden_bias"], tensors["hidden_scale"]
-        steps = self._arrays["score_step"].astype(np.float64)
-        shift = np.rint(self._arrays["offset"].astype(np.float64) / steps)
-        self._score_weight = tensors["score_weight"]
-        bias = self._arrays["score_bias"] + np.clip(shift, -_LARGEST_BIAS, _LARGEST_BIAS)
-        self._score_bias = torch.from_numpy(bias.astype(np.float32))
-        self._thresholds = tensors["thresholds"]
+    centre: Tensor
+    spread: Tensor
 
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "IntegerSelector":
-        """Return the selector of which `arrays` are these.
+    def __init__(
+        self,
+        channels: int,
+        choices: int,
+        hidden: int = 8,
+        *,
+        shared: bool = True,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        if channels < 1 or choices < 1 or hidden < 1:
+            raise ModelError(
+                f"a selector needs channels, choices and hidden units, got {channels}, {choices} "
+                f"and {hidden}"
+            )
+        networks = 1 if shared else channels
 
-        Raises:
-            ModelError: If they are not those of a selector.
-        """
-        return cls(arrays)
+        def drawn(*shape: int) -> nn.Parameter:
+            scale = shape[-1] ** -0.5
+            return nn.Parameter(torch.randn(shape, generator=generator) * scale)
+
+        self.hidden_weight = drawn(networks, hidden, STATISTICS)
+        self.hidden_bias = nn.Parameter(torch.zeros(networks, hidden))
+        self.score_weight = drawn(networks, hidden)
+        self.score_bias = nn.Parameter(torch.zeros(channels))
+        self.gaps = nn.Parameter(torch.zeros(max(choices - 2, 0)))
+        self.choices = choices
+        self.register_buffer("centre", torch.zeros(1, STATISTICS))
+        self.register_buffer("spread", torch.ones(1, STATISTICS))
 
     @property
     def channels(self) -> int:
         """Decisions about one input."""
-        return len(self._arrays["score_bias"])
+        return len(self.score_bias)
 
     @property
-    def choices(self) -> int:
-        """Widths there are to choose from."""
-        return int(self._arrays["thresholds"].shape[1]) + 1
-
-    @property
-    def hidden(self) -> int:
-        """Hidden units."""
-        return int(self._arrays["score_weight"].shape[1])
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether all channels have one network."""
-        return len(self._arrays["score_weight"]) == 1
-
-    @property
-    def offset(self) -> float:
-        """What is added to all scores."""
-        return float(self._arrays["offset"][0])
-
-    def moved(self, offset: float) -> "IntegerSelector":
-        """Return the selector with another offset: the larger, the wider its choices.
-
-        Args:
-            offset: In units of the scores it was trained on.
-        """
-        return IntegerSelector(self._arrays | {"offset": np.array([offset], dtype=np.float32)})
-
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return copies of the parts by name."""
-        return {name: part.copy() for name, part in self._arrays.items()}
+    def thresholds(self) -> Tensor:
+        """What scores are compared with, rising from 0; one fewer than choices."""
+        rises = F.softplus(self.gaps).cumsum(0)
+        return torch.cat([rises.new_zeros(min(self.choices - 1, 1)), rises])
 
     @torch.no_grad()
-    def scores(self, statistics: Tensor) -> Tensor:
-        """Return the scores, whole numbers.
+    def standardize(self, statistics: Tensor, *, by_channel: bool = False) -> None:
+        """Take mean and spread of the statistics of some inputs as those to standardize with.
+
+        Args:
+            statistics: ``n x channels x 4``.
+            by_channel: Whether each channel has its own.
+        """
+        axes = 0 if by_channel else (0, 1)
+        mean = statistics.double().mean(axes)
+        spread = (statistics.double() - mean).square().mean(axes).sqrt()
+        # A statistic that never changes tells nothing, and must not become large where it does.
+        spread = torch.where(spread > 1e-3 * mean.abs() + 1e-6, spread, mean.abs() + 1)
+        self.centre = mean.view(-1, STATISTICS).to(self.centre)
+        self.spread = spread.view(-1, STATISTICS).to(self.spread)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """Return the scores, ``n x channels``.
 
         Args:
             statistics: ``n x channels x 4``.
         """
-        q = statistics.mul(self._scale).add_(self._shift).round_()
-        q = q.clamp_(_LOWEST_FEATURE, _LARGEST_FEATURE)
-        weight, bias, scale = self._hidden
-        h = apply_by_channel(q, weight).add_(bias).relu_().mul_(scale).round_()
-        h = h.clamp_(max=_LARGEST_HIDDEN)
-        z = apply_by_channel(h, self._score_weight.unsqueeze(1)).squeeze(-1)
-        return z.add_(self._score_bias)
+        low, high = LOWEST_FEATURE / _FEATURE_STEPS, LARGEST_FEATURE / _FEATURE_STEPS
+        features = ((statistics - self.centre) / self.spread).clamp(low, high)
+        hidden = (apply_by_channel(features, self.hidden_weight) + self.hidden_bias).relu()
+        scores: Tensor = apply_by_channel(hidden, self.score_weight.unsqueeze(1)).squeeze(-1)
+        return scores + self.score_bias
 
+    def gates(
+        self, scores: Tensor, estimator: Estimator = "identity", temperature: float = 1.0
+    ) -> Tensor:
+        """Return gates that are 0 or 1, with the gradients of an estimator.
+
+        Args:
+            scores: ``n x channels``.
+            estimator: What has a derivative in their place: the score less the threshold, or a
+                sigmoid of that over the temperature.
+            temperature: The lower, the steeper the sigmoid.
+
+        Returns:
+            ``n x channels x (choices - 1)``; a choice is their sum.
+
+        Raises:
+            ModelError: If there is no such estimator.
+        """
+        if estimator not in get_args(Estimator):
+            raise ModelError(f"an estimator is 'identity' or 'sigmoid', got {estimator!r}")
+        soft = scores.unsqueeze(-1) - self.thresholds
+        hard = (soft > 0).to(soft.dtype).detach()
+        if estimator == "sigmoid":
+            soft = torch.sigmoid(soft / temperature)
+        return hard + (soft - soft.detach())
+
+    @torch.no_grad()
     def choose(self, statistics: Tensor) -> Tensor:
-        """Return places among the widths, ``n x channels``.
+        """Return places among the widths, ``n x channels``, int64.
 
         Args:
             statistics: ``n x channels x 4``.
         """
-        return (self.scores(statistics).unsqueeze(-1) > self._thresholds).sum(-1)
+        scores: Tensor = self(statistics)
+        return (scores.unsqueeze(-1) > self.thresholds).sum(-1)
 
-    def _check(self) -> None:
-        a = self._arrays
-        channels, hidden = len(a["score_bias"]), a["score_weight"].shape[-1]
-        if not (channels and 0 < hidden <= _MOST_HIDDEN):
-            raise ModelError(
-                f"a selector has at least 1 channel and 1 to {_MOST_HIDDEN} hidden units, got "
-                f"{channels} and {hidden}"
-            )
-        choices = a["thresholds"].shape[-1]
-        shapes = {
-            "feature_scale": (STATISTICS,),
-            "feature_shift": (STATISTICS,),
-            "hidden_weight": (hidden, STATISTICS),
-            "hidden_bias": (hidden,),
-            "hidden_scale": (hidden,),
-            "score_weight": (hidden,),
-            "thresholds": (choices,),
-            "score_step": (),
-        }
-        for name, rest in shapes.items():
-            if a[name].shape not in ((1, *rest), (channels, *rest)):
-                raise ModelError(
-                    f"part {name!r} of a selector of {channels} channels has shape "
-                    f"{a[name].shape}, expected {(channels, *rest)} or {(1, *rest)}"
-                )
-        if a["score_bias"].ndim != 1 or a["offset"].shape != (1,):
-            raise ModelError("the biases of a selector are one per channel, and its offset is one")
-        if len(a["hidden_weight"]) != len(a["score_weight"]):
-            raise ModelError("both layers of a selector are shared by all channels, or neither is")
-        for name in ("hidden_bias", "score_bias", "thresholds"):
-            if a[name].size and np.abs(a[name].astype(np.int64)).max() > _LARGEST_BIAS:
-                raise ModelError(f"part {name!r} of a selector has numbers above {_LARGEST_BIAS}")
-        if (np.diff(a["thresholds"].astype(np.int64)) < 0).any():
-            raise ModelError("the thresholds of a selector must not fall")
-        if not (a["score_step"] > 0).all():
-            raise ModelError("the score step of a selector must be positive")
+    def deployed(self, offset: float = 0.0) -> IntegerSelector:
+        """Return the selector in whole numbers.
 
+        Args:
+            offset: See `IntegerSelector.moved`.
+        """
+        return IntegerSelector(self.arrays(offset))
 
-def apply_by_channel(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the products of vectors and matrices, each channel with its own matrix.
+    @torch.no_grad()
+    def arrays(self, offset: float = 0.0) -> dict[str, npt.NDArray[Any]]:
+        """Return the parts of the selector in whole numbers; see `IntegerSelector`.
 
-    Args:
-        x: ``n x channels x inputs``.
-        weight: ``channels x outputs x inputs``, or ``1 x ...`` for one that all share.
+        Each hidden unit has a scale of its own, so that the largest value it can take is 255; what
+        its weights in the score then are is rounded to 8 bits of the largest.
 
-    Returns:
-        ``n x channels x outputs``.
-    """
-    if len(weight) == 1:
-        return F.linear(x, weight[0])
-    return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-
-
-def _part(arrays: Arrays, name: str) -> np.ndarray[Any, Any]:
-    part = arrays.get(name)
-    if part is None:
-        raise ModelError(f"a selector needs a part {name!r}")
-    if part.dtype != _TYPES[name]:
-        raise ModelError(
-            f"part {name!r} of a selector is {part.dtype}, not {_TYPES[name].__name__}"
+        Args:
+            offset: Added to all scores.
+        """
+        names = ("hidden_weight", "hidden_bias", "score_weight", "score_bias")
+        w1, b1, w2, b2 = (_array(getattr(self, name)) for name in names)
+        spread = _array(self.spread)
+        reach = -LOWEST_FEATURE / _FEATURE_STEPS
+        step1 = _step(w1, LARGEST_BIAS, np.abs(b1) * _FEATURE_STEPS)
+        largest = np.maximum(np.abs(w1).sum(-1) * reach + b1, _TINY)
+        w2 = w2 * largest / LARGEST_HIDDEN
+        thresholds = _array(self.thresholds)[None]
+        by_network = b2[:, None] if len(w2) > 1 else b2[None]
+        ends = np.concatenate(
+            [np.abs(by_network).max(-1, keepdims=True), np.tile(thresholds, (len(w2), 1))], axis=1
         )
-    if part.dtype == np.float32 and not np.isfinite(part).all():
-        raise ModelError(f"part {name!r} of a selector is not finite")
-    return np.array(part)
+        step2 = _step(w2, LARGEST_BIAS, ends.max(-1))
+        return {
+            "feature_scale": (_FEATURE_STEPS / spread).astype(np.float32),
+            "feature_shift": (-_array(self.centre) * _FEATURE_STEPS / spread).astype(np.float32),
+            "hidden_weight": np.rint(w1 / step1[..., None]).astype(np.int8),
+            "hidden_bias": np.rint(b1 * _FEATURE_STEPS / step1).astype(np.int32),
+            "hidden_scale": (step1 / _FEATURE_STEPS * LARGEST_HIDDEN / largest).astype(np.float32),
+            "score_weight": np.rint(w2 / step2[:, None]).astype(np.int8),
+            "score_bias": np.rint(b2 / step2).astype(np.int32),
+            "thresholds": np.rint(thresholds / step2[:, None]).astype(np.int32),
+            "score_step": step2.astype(np.float32),
+            "offset": np.array([offset], dtype=np.float32),
+        }
+
+
+def _array(tensor: Tensor) -> npt.NDArray[np.float64]:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _step(
+    weights: npt.NDArray[np.float64], largest_bias: int, biases: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return steps with which weights fit into a byte and biases below a bound; by last axis."""
+    step: npt.NDArray[np.float64] = np.maximum(
+        np.abs(weights).max(-1) / _LARGEST_WEIGHT, biases / largest_bias
+    )
+    return np.maximum(step, _TINY)

@@ -5,7 +5,6 @@ batch, and the same in the reference and on integer kernels.
 """
 
 import functools
-import math
 
 import numpy as np
 import torch
@@ -46,8 +45,9 @@ def statistics(codes: Tensor, zero_point: int, *, over_batch: bool = False) -> T
     mean = sums / values
     # Whole numbers below 2^53, but for batches of a hundred thousand values and more.
     variance = (squares * values - sums * sums).clamp_(min=0) / values**2
-    terms = _terms(values).to(counts.device)[counts.flatten()].view(counts.shape)
-    entropy = math.log2(values) - terms.sum(-1) / (values * _FRACTION)
+    terms = _terms(values).to(counts.device)
+    by_bin = terms[counts.flatten()].view(counts.shape)
+    entropy = (terms[values] - by_bin.sum(-1)) / (values * _FRACTION)
     found = torch.stack([mean, variance.sqrt_(), largest, entropy], dim=-1)
     assert found.shape[-1] == STATISTICS
     return found.to(torch.float32)
