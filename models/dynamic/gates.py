@@ -16,7 +16,7 @@ from ...spaces import ModelError
 from ..quantizers import Grid, fake_quantize
 from .container import Container, check_widths
 from .integer_selector import IntegerSelector
-from .layout import Layout
+from .layout import Layout, by_decision
 from .quantize import gated_quantize
 from .selectors import Estimator, Selectors
 from .statistics import statistics
@@ -162,7 +162,8 @@ class StatisticsGate(Gate):
     @torch.no_grad()
     def statistics(self, x: Tensor, container: Container) -> Tensor:
         """Return what is looked at: ``n x decisions x 4``, or ``1 x ...`` where per batch."""
-        codes = container.whole(self.layout.sampled(x, self.positions))
+        # Flattened later than rounded: what is rounded is new and without gaps.
+        codes = by_decision(container.whole(self.layout.sampled(x, self.positions)))
         return statistics(codes, container.zero_point, over_batch=self.per == "batch")
 
     def _check_fits(self, channels: int, choices: int) -> None:

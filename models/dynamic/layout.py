@@ -41,7 +41,7 @@ class Layout:
         return _count(self._extents(self.sizes), _stride(self._extents(self.sizes), most))
 
     def sampled(self, x: Tensor, most: int) -> Tensor:
-        """Return the values that a decision looks at: a regular grid of them, a view of `x`.
+        """Return the values that decisions look at: a regular grid of them.
 
         The grid has the smallest stride with which there are at most so many values, the same one
         along each axis, and lies in the middle.
@@ -51,20 +51,19 @@ class Layout:
             most: Most values of each decision.
 
         Returns:
-            ``n x decisions x values``.
+            A view of `x`: inputs first, decisions last; see `by_decision`.
 
         Raises:
             ModelError: If the operand has other channels.
         """
         self.check(x)
-        n, axis = len(x), x.dim() + self.axis
-        x = x.movedim(axis, -1)
+        x = x.movedim(self.axis, -1)
         if self.group > 1:
             x = x.reshape(*x.shape[:-1], self.decisions, self.group).transpose(-1, -2)
         sizes = x.shape[1:-1]
         stride = _stride(sizes, most)
         slices = (slice((size - 1) % stride // 2, None, stride) for size in sizes)
-        return x[(slice(None), *slices)].reshape(n, -1, self.decisions).transpose(1, 2)
+        return x[(slice(None), *slices)]
 
     def spread(self, decided: Tensor, dim: int) -> Tensor:
         """Return a value per decision, shaped to broadcast against the operand.
@@ -125,6 +124,11 @@ def layout_for(layer: Layer, decisions: int) -> Layout:
             f"got {decisions}"
         )
     return Layout(-3 if layer.kind == "conv" else -1, decisions, layer.in_channels // decisions)
+
+
+def by_decision(sampled: Tensor) -> Tensor:
+    """Return ``n x decisions x values`` of what `Layout.sampled` gives, or is computed of it."""
+    return sampled.reshape(len(sampled), -1, sampled.shape[-1]).transpose(1, 2)
 
 
 def _stride(sizes: tuple[int, ...], most: int) -> int:

@@ -46,8 +46,9 @@ def statistics(codes: Tensor, zero_point: int, *, over_batch: bool = False) -> T
     # Whole numbers below 2^53, but for batches of a hundred thousand values and more.
     variance = (squares * values - sums * sums).clamp_(min=0) / values**2
     terms = _terms(values).to(counts.device)
-    by_bin = terms[counts.flatten()].view(counts.shape)
-    entropy = (terms[values] - by_bin.sum(-1)) / (values * _FRACTION)
+    by_bin = terms.index_select(0, counts.flatten()).view(-1, ENTROPY_BINS)
+    total = by_bin.mv(by_bin.new_ones(ENTROPY_BINS)).view(mean.shape)
+    entropy = (terms[values] - total) / (values * _FRACTION)
     found = torch.stack([mean, variance.sqrt_(), largest, entropy], dim=-1)
     assert found.shape[-1] == STATISTICS
     return found.to(torch.float32)
@@ -63,14 +64,15 @@ def _totals(codes: Tensor, zero_point: int) -> tuple[Tensor, Tensor, Tensor, Ten
 
 
 def _part(codes: Tensor, zero_point: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    bins = (codes + zero_point).to(torch.int32).bitwise_right_shift_(_BIN_SHIFT)
+    bins = (codes + zero_point).to(torch.uint8).bitwise_right_shift_(_BIN_SHIFT)
     # One byte of 64 bits for each bin: a single sum counts all of them.
     ones = torch.ones((), dtype=torch.int64, device=codes.device)
     packed = torch.bitwise_left_shift(ones, bins.mul_(8).to(torch.int64)).sum(-1, keepdim=True)
+    squares = codes.square()
     return (
         codes.sum(-1).double(),
-        codes.square().sum(-1).double(),
-        codes.abs().amax(-1).double(),
+        squares.sum(-1).double(),
+        squares.amax(-1).double().sqrt_(),
         packed.contiguous().view(torch.uint8).view(*packed.shape[:-1], ENTROPY_BINS).long(),
     )
 

@@ -81,11 +81,12 @@ def to_codes(x: Tensor, grid: CodeGrid, bits: Tensor | None = None) -> Tensor:
     """
     low = _ROUNDING - grid.zero_point
     steps = _channel_steps(grid, x.dim()) if grid.channel_bits else None
+    chosen = None if bits is None else _steps(bits, grid)
     codes = torch.empty_like(x, dtype=torch.uint8)
     start = 0
     for block, into in zip(*_blocks(x, codes, grid.channel_axis), strict=True):
-        if bits is not None:
-            steps = _steps(bits[start : start + len(block)], grid)
+        if chosen is not None:
+            steps = _ChannelSteps(*(part[start : start + len(block)] for part in chosen))
             start += len(block)
         sums = block.mul(1 / grid.scale)
         if steps is None:

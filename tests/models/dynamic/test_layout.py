@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfront.models.dynamic.layout import Layout, layout_for
+from bitfront.models.dynamic.layout import Layout, by_decision, layout_for
 from bitfront.spaces import Layer, ModelError
 
 sizes = st.lists(st.integers(1, 20), min_size=1, max_size=2)
@@ -16,7 +16,7 @@ def test_a_regular_grid_of_so_many_values_in_the_middle(others, decisions, group
     layout = Layout(-1, decisions, group, tuple(others))
     values = torch.arange(math.prod(others) * decisions * group).float()
     x = values.view(1, *others, decisions * group)
-    found = layout.sampled(x, most)
+    found = by_decision(layout.sampled(x, most))
     assert found.shape == (1, decisions, layout.positions(most))
     assert layout.positions(most) <= min(most, layout.available)
     assert layout.positions(layout.positions(most)) == layout.positions(most)
@@ -39,14 +39,28 @@ def test_the_stride_is_the_smallest_with_at_most_so_many():
         1,
     ]
     x = torch.arange(70.0).view(1, 2, 7, 5)
-    assert layout.sampled(x, 12)[0, 0].tolist() == [0, 2, 4, 10, 12, 14, 20, 22, 24, 30, 32, 34]
-    assert layout.sampled(x, 1)[0].tolist() == [[17], [52]]  # the middle
+    assert by_decision(layout.sampled(x, 12))[0, 0].tolist() == [
+        0,
+        2,
+        4,
+        10,
+        12,
+        14,
+        20,
+        22,
+        24,
+        30,
+        32,
+        34,
+    ]
+    assert by_decision(layout.sampled(x, 1))[0].tolist() == [[17], [52]]  # the middle
 
 
 def test_a_linear_layer_of_one_token_has_one_value_per_feature():
     layout = Layout(-1, 4)
     assert layout.available == layout.positions(16) == 1
-    assert layout.sampled(torch.arange(8.0).view(2, 4), 16).shape == (2, 4, 1)
+    found = by_decision(layout.sampled(torch.arange(8.0).view(2, 4), 16))
+    assert found.shape == (2, 4, 1)
 
 
 def test_spreading_is_undone_by_summing():
