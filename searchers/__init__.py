@@ -19,6 +19,7 @@ from .greedy import Greedy
 from .haq import Haq
 from .hawq import Hawq
 from .ilp import Ilp
+from .learnprec import LearnPrec
 from .lsq import Lsq
 from .optuna_search import OptunaSearch
 from .percentile import Percentile
@@ -55,6 +56,7 @@ __all__ = [
     "Haq",
     "Hawq",
     "Ilp",
+    "LearnPrec",
     "Lsq",
     "ModelSource",
     "OptunaSearch",

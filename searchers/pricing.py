@@ -18,6 +18,7 @@ from ..spaces import (
     InfeasibleError,
     Measurement,
     StudyError,
+    Usage,
     nearest,
 )
 from .budget import limit_text
@@ -115,12 +116,20 @@ class Pricing:
         """
         if measurement.dynamic is None:
             return self.price(measurement.allocation, name)
+        return self.price_of_usage(measurement.dynamic, name)
+
+    def price_of_usage(self, usage: Usage, name: str = "energy") -> float:
+        """Return what a dynamic allocation costs on average, by how often it chose what.
+
+        Raises:
+            StudyError: If there is no such cost.
+            EnergyTableError: If a table does not support a width, or cannot price a decision.
+        """
         if ":" in name:
             model = self._model(name)
-            return usage_energy(model, measurement.dynamic) / model.w8a8
+            return usage_energy(model, usage) / model.w8a8
         _require_known(name)
-        costs = usage_costs(self.energy, measurement.dynamic)
-        return float(getattr(costs, OBJECTIVES[name].attribute))
+        return float(getattr(usage_costs(self.energy, usage), OBJECTIVES[name].attribute))
 
     def within(self, measurement: Measurement, limits: Mapping[str, float]) -> bool:
         """Return whether what was measured respects limits; see `price_of`."""

@@ -2,29 +2,32 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..energy import EnergyModel, load_table
+from ..energy import EnergyModel, load_table, usage_costs
 from ..spaces import (
     BitAllocation,
     Bits,
     BitSpace,
     Layer,
     Measurement,
+    Usage,
     objective,
     pareto_front,
 )
 from .budget import Budget
 from .checkpoint import CheckpointStore
+from .learnprec_plan import usage_of
 from .problem import Evaluator, ModelSource, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ..models.dynamic.network import DynamicNetwork
     from ..models.images import ImageSet
     from ..models.quantized import QuantizedModel
     from .problem import Networks
@@ -42,15 +45,20 @@ class AdditiveLandscape:
     An operand of b bits in a layer of sensitivity s loses s 4^-b, as the mean squared error of a
     uniform quantizer does; per channel, the mean over the channels. Sensitivities are log-uniform
     over a factor of 100. A trained network has the accuracy of its allocation, less up to 0.001 by
-    its digest, so that it can be told from others.
+    its digest, so that it can be told from others. One that chooses the widths of its channels is
+    run to see what it chooses, and has the mean of what that loses.
 
     Args:
         energy: Prices what is measured.
         seed: Seed of the sensitivities; not of the trial.
+        model: The network, where some choose the widths of their channels.
     """
 
-    def __init__(self, energy: EnergyModel, seed: int = 0) -> None:
+    def __init__(
+        self, energy: EnergyModel, seed: int = 0, model: ModelSource | None = None
+    ) -> None:
         self.energy = energy
+        self._model = model
         shape = (2, len(energy.layers))
         self.sensitivity = 0.1 * 100.0 ** np.random.default_rng(seed).random(shape)
 
@@ -96,11 +104,58 @@ class AdditiveLandscape:
         """Return one measurement per allocation, in the same order."""
         if networks is None:
             return [self.measure(allocation, fidelity) for allocation in allocations]
-        digests = [network if isinstance(network, str) else network.digest for network in networks]
         return [
-            self.measure(allocation, fidelity, digest)
-            for allocation, digest in zip(allocations, digests, strict=True)
+            self._measure_network(allocation, fidelity, network)
+            for allocation, network in zip(allocations, networks, strict=True)
         ]
+
+    def _measure_network(
+        self, allocation: BitAllocation, fidelity: float, network: Any
+    ) -> Measurement:
+        if isinstance(network, str):
+            return self.measure(allocation, fidelity, network)
+        measured = self.measure(allocation, fidelity, network.digest)
+        dynamic = getattr(network, "dynamic", None)
+        if dynamic is None or dynamic.kind != "channels":
+            return measured
+        usage = self._usage(network)
+        costs = usage_costs(self.energy, usage)
+        lost = sum(
+            share * float(self.sensitivity[:, number] @ 4.0 ** -np.array([weight, activation]))
+            for number, triples in enumerate(usage.shares)
+            for weight, activation, share in triples
+        )
+        accuracy = max(0.1, 0.95 - lost) - 0.001 * int(network.digest[:8], 16) / 16**8
+        return replace(
+            measured,
+            accuracy=accuracy,
+            loss=1.0 - accuracy,
+            energy_vs_fp32=costs.energy_vs_fp32,
+            energy_vs_w8a8=costs.energy_vs_w8a8,
+            energy_pj=costs.energy_pj,
+            size_bytes=costs.size_bytes,
+            bops=costs.bops,
+            mean_weight_bits=costs.mean_weight_bits,
+            mean_activation_bits=costs.mean_activation_bits,
+            dynamic=usage,
+        )
+
+    def _usage(self, network: "DynamicNetwork") -> Usage:
+        from ..models.dynamic.operands import gated
+
+        assert self._model is not None, "give the landscape the network that chooses"
+        model = self._model.quantized_model()
+        ((images, _),) = self._model.calibration()
+        model.set_allocation(network.allocation)
+        gates = network.gates({layer.name: layer for layer in self.energy.layers})
+        with gated(model, gates):
+            model(images)
+        shares = {}
+        for place, gate in gates.items():
+            assert gate.last is not None
+            counts = np.bincount(gate.last.numpy().ravel(), minlength=len(gate.widths))
+            shares[place] = counts / counts.sum()
+        return usage_of(self.energy, network.dynamic, shares, len(images))
 
 
 @dataclass
@@ -260,7 +315,7 @@ def tabular_problem(
     return Problem(
         BitSpace.build(energy.layers, **{"weights": widths, "activations": widths, **space}),
         energy,
-        wrap(AdditiveLandscape(energy, landscape_seed)),
+        wrap(AdditiveLandscape(energy, landscape_seed, model)),
         Budget(evaluations, limits or {}),
         seed=seed,
         objectives=[objective(name) for name in objectives],

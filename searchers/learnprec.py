@@ -1,0 +1,229 @@
+"""LearnPrec: every channel's width chosen for every input, by small networks.
+
+[LP] Nivetha, Manjula, Sayfiddinova, Sharma. Inference-Time Energy Minimization Through Learnable
+Numerical Precision In Activation Computation (LearnPrec).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..models.config import ScoreConfig, ScoreKind
+from ..models.dynamic.settings import FitSettings
+from ..spaces import BitAllocation, BitSpace, InfeasibleError, StudyError
+from .additive import AdditiveModel, check_time_limit
+from .additive_search import cheapest_within, solve_within
+from .base import Searcher
+from .learnprec_fit import Fitted
+from .learnprec_plan import Plan, narrowed, plan, usage_of
+from .pricing import is_within, shown_cost
+from .problem import Problem
+from .registry import register
+from .spread import farthest_first
+from .widths import check_offered
+
+_EXAMPLES = 3
+"""Images that show how data flows."""
+
+
+@register("learnprec")
+@dataclass(frozen=True, kw_only=True)
+class LearnPrec(FitSettings, Searcher):
+    """Lets a small network choose the width of every activation channel, for every input [LP].
+
+    The network's weights stay as they are: selectors are fitted to calibration images. Scores of
+    all selectors can be moved together, and so one fit gives a curve of energies, of which
+    ``points`` are measured.
+
+    Attributes:
+        weights: Width of the weights, or the next lower one with which the limits can be met; or
+            ``ilp``: for every energy that is aimed at the widths that sensitivity scores say are
+            best, and with them those of activations that do not choose.
+        headroom: Of ``ilp``: by how much the static allocation may cost more than what is aimed
+            at, as a share of that.
+        score: Of ``ilp``: what is summed.
+        time_limit_s: Of ``ilp``: seconds the solver may take for each answer.
+        points: Energies that are aimed at: evenly between the narrowest and the widest choices, or
+            up to the limit.
+    """
+
+    summary: ClassVar[str] = "Chooses the width of every activation channel for every input."
+    paper: ClassVar[str] = "Nivetha et al., LearnPrec (shared/seeds/000)"
+    needs_model: ClassVar[bool] = True
+
+    weights: int | Literal["ilp"] = 8
+    headroom: float = 0.0
+    score: ScoreKind = "kl"
+    time_limit_s: float = 60.0
+    points: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ScoreConfig(kind=self.score)  # refuses what it does not know
+        check_time_limit(self.time_limit_s)
+        if self.weights != "ilp" and self.weights < 2:
+            raise StudyError(f"weights have at least 2 bits, got {self.weights}")
+        if not 0 <= self.headroom < math.inf:
+            raise StudyError(f"headroom must be a share of at least 0, got {self.headroom}")
+        if self.points < 1:
+            raise StudyError(f"points must be at least 1, got {self.points}")
+
+    def check(self, space: BitSpace) -> None:
+        """Check that the space offers the widths.
+
+        Raises:
+            SpaceError: If not.
+        """
+        super().check(space)
+        check_offered(space, self.widths, "widths")
+
+    def narrowed(self, space: BitSpace) -> BitSpace:
+        """Return the static allocations that choices are made around."""
+        return narrowed(space, self.widths, None if self.weights == "ilp" else self.weights)
+
+    def search(self, problem: Problem) -> None:
+        """Fit, then measure the energies that are aimed at; for ``ilp`` one fit for each."""
+        seed = int(problem.rng.integers(2**31))
+        network = _Network(self, problem, seed)
+        if self.weights == "ilp":
+            self._search_allocations(problem, network)
+        else:
+            self._search_energies(problem, network)
+
+    def _search_energies(self, problem: Problem, network: "_Network") -> None:
+        found = self._uniform_plan(problem, network)
+        if found is None:
+            _measure_static(problem, self.narrowed(self.searched(problem.space)))
+            return
+        fitted = network.fitted(found)
+        fitted.fit()
+        low, high = fitted.ends()
+        is_limited = bool(problem.budget.limits)
+        # The widest choices for all inputs are none: what comes of them is a static allocation.
+        targets = np.linspace(low, high, self.points + 2 - is_limited)[1:]
+        targets = targets[: self.points][::-1]
+        for index in farthest_first(targets.tolist()):
+            if problem.remaining:
+                fitted.measure(float(targets[index]))
+
+    def _search_allocations(self, problem: Problem, network: "_Network") -> None:
+        space, limits = self.narrowed(self.searched(problem.space)), problem.budget.limits
+        scores = problem.scores(ScoreConfig(kind=self.score))
+        model = AdditiveModel(space, scores.monotone().pairs())
+        low = problem.pricing.smallest(space, "energy")
+        high = problem.price(space.uniform(8))
+        high = min(high, limits.get("energy", high))
+        targets = np.linspace(low, high, self.points + 1)[1:][::-1]
+        said = []
+        for index in farthest_first(targets.tolist()):
+            if not problem.remaining:
+                break
+            aimed = float(targets[index])
+            within = {**limits, "energy": aimed * (1 + self.headroom)}
+            solution = solve_within(problem.pricing, model, within, self.time_limit_s)
+            said.append(solution.to_dict())
+            found = network.plan(solution.allocation)
+            if found is None:
+                problem.evaluate([solution.allocation])
+                continue
+            fitted = network.fitted(found)
+            fitted.fit((aimed, aimed))
+            fitted.measure(aimed)
+        problem.findings["solver"] = said
+
+    def _uniform_plan(self, problem: Problem, network: "_Network") -> Plan | None:
+        """Return the plan with the widest weights whose narrowest choices are within the limits.
+
+        Raises:
+            InfeasibleError: If there is none.
+        """
+        assert isinstance(self.weights, int)
+        space, limits = self.searched(problem.space), problem.budget.limits
+        cheapest = math.inf
+        for bits in range(self.weights, 1, -1):
+            found = network.plan(space.uniform(bits, self.widths[-1]))
+            if found is None:
+                return None
+            shares = {place: _first(len(o.widths)) for place, o in found.operands.items()}
+            usage = usage_of(problem.energy, found.dynamic, shares, 1)
+            prices = {name: problem.pricing.price_of_usage(usage, name) for name in limits}
+            if all(is_within(prices[name], limits[name]) for name in limits):
+                return found
+            cheapest = min(cheapest, prices.get("energy", math.inf))
+        raise InfeasibleError(
+            f"no weights of at most {self.weights} bits are within the limits with activations of "
+            f"{self.widths[0]} bits and their selectors; the smallest energy is "
+            f"{shown_cost(cheapest)}: raise the limit or allow smaller widths"
+        )
+
+
+class _Network:
+    """The network that selectors are fitted to, and what it is calibrated on."""
+
+    def __init__(self, settings: LearnPrec, problem: Problem, seed: int) -> None:
+        import torch
+
+        from ..models.dynamic.operands import layouts
+
+        self._settings, self._problem, self._seed = settings, problem, seed
+        self._space = settings.searched(problem.space)
+        self._model = problem.quantized_model()
+        batches = problem.calibration()
+        self._images = torch.cat([x for x, _ in batches])
+        self._labels = torch.cat([labels for _, labels in batches])
+        self._layouts = layouts(self._model, self._images[:_EXAMPLES])
+        self._is_noted = False
+
+    def plan(self, base: BitAllocation) -> Plan | None:
+        """Return what there is to choose around an allocation."""
+        found = plan(self._space, self._problem.energy, base, self._settings, self._layouts)
+        if not self._is_noted:
+            self._is_noted = True
+            self._note(found)
+        return found
+
+    def fitted(self, found: Plan) -> Fitted:
+        """Return selectors of a plan, not fitted yet."""
+        return Fitted(
+            self._settings,
+            self._problem,
+            found,
+            self._model,
+            self._images,
+            self._labels,
+            self._seed,
+        )
+
+    def _note(self, found: Plan | None) -> None:
+        """Say what does not choose, where it could have but for what that costs."""
+        most = f"max_overhead of {100 * self._settings.max_overhead:g} %"
+        if found is None:
+            note = (
+                f"nothing chooses its widths: the space leaves no activation two of "
+                f"{list(self._settings.widths)}, or selectors would cost more than the {most}"
+            )
+        elif found.left_out:
+            dearest = max(found.left_out, key=lambda place: found.left_out[place])
+            note = (
+                f"{len(found.left_out)} activations have one width for all inputs, since their "
+                f"selectors would cost more than the {most} of their layers; most of all that of "
+                f"{dearest[0]} with {100 * found.left_out[dearest]:.1f} %"
+            )
+        else:
+            return
+        self._problem.findings.setdefault("notes", []).append(note)
+
+
+def _measure_static(problem: Problem, space: BitSpace) -> None:
+    """Measure the one allocation there is where nothing chooses."""
+    widest = space.uniform(8)
+    if not problem.allows(widest):
+        widest = cheapest_within(space, problem.pricing, problem.budget.limits)
+    problem.evaluate([widest])
+
+
+def _first(count: int) -> npt.NDArray[np.float64]:
+    return np.array([1.0] + [0.0] * (count - 1))

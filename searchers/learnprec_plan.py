@@ -1,0 +1,213 @@
+"""Which operands of a network choose their widths, between which, and what that costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..energy import EnergyModel, decision_cost, selector_costs
+from ..models.dynamic.settings import SelectorSettings
+from ..spaces import BitAllocation, Bits, BitSpace, DynamicAllocation, Operand, Selector, Usage
+from ..spaces.constraints import Variable
+from ..spaces.slots import OPERANDS, Slot
+
+if TYPE_CHECKING:
+    from ..models.dynamic.fit import Operand as FittedOperand
+    from ..models.dynamic.layout import Layout
+    from ..models.dynamic.prices import Prices
+
+Place = tuple[str, Operand]
+"""A layer's name and which of its operands."""
+
+Shares = Mapping[Place, npt.NDArray[np.float64]]
+"""For each operand that chooses, how much of it is at which of its widths, ascending."""
+
+REFERENCE_BITS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What there is to choose.
+
+    Attributes:
+        dynamic: Its members and selectors.
+        operands: What chooses.
+        prices: What choices cost.
+        left_out: Of operands that could choose but for the cost of their selector: that, as a share
+            of what their layer costs at 8 bits.
+    """
+
+    dynamic: DynamicAllocation
+    operands: "Mapping[Place, FittedOperand]"
+    prices: "Prices"
+    left_out: Mapping[Place, float]
+
+
+def choosing(space: BitSpace, widths: Sequence[int]) -> dict[Slot, tuple[int, ...]]:
+    """Return the operands that may choose, and between which widths.
+
+    These are activations that are not tied to anything, have two of the widths or more, and whose
+    widths are forbidden with no width of the other operand.
+    """
+    found = {}
+    for variable in space.variables:
+        (slot, *tied) = variable.slots
+        layer = space.layers[slot.layer]
+        if tied or (slot.operand == "weight" and layer.kind != "matmul"):
+            continue
+        mine = tuple(bits for bits in variable.choices if bits in widths)
+        place = int(slot.operand == "activation")
+        forbidden = {pair[place] for pair in space.forbid}
+        mine = tuple(bits for bits in mine if bits not in forbidden)
+        if len(mine) > 1:
+            found[slot] = mine
+    return found
+
+
+def narrowed(space: BitSpace, widths: Sequence[int], most_weight_bits: int | None) -> BitSpace:
+    """Return the static part of a space that choices are made around.
+
+    Args:
+        space: The space, one width per operand.
+        widths: Of activations that choose.
+        most_weight_bits: Largest width of weights that have a choice; None for any.
+    """
+    free = choosing(space, widths)
+    variables = []
+    for variable in space.variables:
+        choices = free.get(variable.slots[0], variable.choices)
+        is_weight = any(
+            slot.operand == "weight" and space.layers[slot.layer].kind != "matmul"
+            for slot in variable.slots
+        )
+        if is_weight and most_weight_bits is not None:
+            low = tuple(bits for bits in choices if bits <= most_weight_bits)
+            choices = low or choices[:1]
+        variables.append(replace(variable, choices=choices))
+    return BitSpace(space.layers, variables, space.forbid)
+
+
+def pinned(space: BitSpace, base: BitAllocation) -> BitSpace:
+    """Return the part of a space that has the weights of an allocation."""
+
+    def fixed(variable: Variable) -> Variable:
+        for slot in variable.slots:
+            if slot.operand == "weight" and space.layers[slot.layer].kind != "matmul":
+                return replace(variable, choices=(int(np.max(base.weights[slot.layer])),))
+        return variable
+
+    return BitSpace(space.layers, [fixed(v) for v in space.variables], space.forbid)
+
+
+def plan(
+    space: BitSpace,
+    energy: EnergyModel,
+    base: BitAllocation,
+    settings: SelectorSettings,
+    layouts: "Mapping[Place, Layout]",
+) -> Plan | None:
+    """Return what there is to choose; None if there is nothing.
+
+    Args:
+        space: The space.
+        energy: Prices the network.
+        base: Widths of all that does not choose.
+        settings: What selectors there are.
+        layouts: Of all operands that could choose.
+
+    Raises:
+        EnergyTableError: If the table cannot price selectors.
+        SpaceError: If what there is to choose between is not in the space.
+    """
+    from ..models.dynamic.fit import Operand as FittedOperand
+
+    free = choosing(space, settings.widths)
+    operands: dict[Place, FittedOperand] = {}
+    selectors: list[Selector] = []
+    left_out: dict[Place, float] = {}
+    for slot, widths in sorted(free.items(), key=lambda each: (each[0].layer, each[0].operand)):
+        layer = space.layers[slot.layer]
+        place: Place = layer.name, slot.operand
+        layout = layouts.get(place)
+        if layout is None or not _is_wanted(layer.kind == "matmul", layout, settings.attention):
+            continue
+        selector = Selector(
+            layer.name,
+            slot.operand,
+            layout.decisions,
+            layout.positions(settings.positions),
+            settings.hidden,
+            settings.selectors == "shared",
+        )
+        (cost,) = selector_costs(energy, [selector])
+        share = float(cost / energy.layer_costs[slot.layer, REFERENCE_BITS, REFERENCE_BITS])
+        if not share <= settings.max_overhead:
+            left_out[place] = share
+            continue
+        operands[place] = FittedOperand(widths, layout)
+        selectors.append(selector)
+    if not operands:
+        return None
+    dynamic = DynamicAllocation("channels", _members(base, operands), tuple(selectors))
+    for member in dynamic.members:
+        space.validate(member)
+    return Plan(dynamic, operands, _prices(energy, dynamic), left_out)
+
+
+def usage_of(energy: EnergyModel, dynamic: DynamicAllocation, shares: Shares, inputs: int) -> Usage:
+    """Return what choices come to, if operands of one layer choose independently of each other."""
+    layers = []
+    for number, name in enumerate(dynamic.layers):
+        pairs: list[tuple[tuple[int, ...], npt.NDArray[np.float64]]] = []
+        for operand in OPERANDS:
+            widths = dynamic.widths(number, operand)
+            pairs.append((widths, shares.get((name, operand), np.ones(1))))
+        (weights, often), (activations, as_often) = pairs
+        layers.append(
+            tuple(
+                (w, a, float(often[i] * as_often[j]))
+                for i, w in enumerate(weights)
+                for j, a in enumerate(activations)
+            )
+        )
+    deciding = decision_cost(energy, dynamic) / energy.w8a8
+    return Usage(dynamic, inputs, tuple(layers), deciding=deciding)
+
+
+def _is_wanted(is_product: bool, layout: "Layout", attention: bool) -> bool:
+    return attention or not (is_product or layout.group > 1)
+
+
+def _members(
+    base: BitAllocation, operands: "Mapping[Place, FittedOperand]"
+) -> tuple[BitAllocation, ...]:
+    most = max(len(operand.widths) for operand in operands.values())
+    members = []
+    for number in range(most):
+        both = {operand: list(_widths(base, operand)) for operand in OPERANDS}
+        for (name, operand), chosen in operands.items():
+            bits = chosen.widths[min(number, len(chosen.widths) - 1)]
+            both[operand][base.layers.index(name)] = bits
+        members.append(BitAllocation(base.layers, both["weight"], both["activation"]))
+    return tuple(members)
+
+
+def _widths(allocation: BitAllocation, operand: Operand) -> tuple[Bits, ...]:
+    return allocation.weights if operand == "weight" else allocation.activations
+
+
+def _prices(energy: EnergyModel, dynamic: DynamicAllocation) -> "Prices":
+    from ..models.dynamic.prices import LayerPrice, Prices
+
+    layers, rest = [], [decision_cost(energy, dynamic) / energy.w8a8]
+    for number, name in enumerate(dynamic.layers):
+        rows, columns = (dynamic.widths(number, operand) for operand in OPERANDS)
+        costs = energy.layer_costs[np.ix_([number], rows, columns)][0] / energy.w8a8
+        if costs.size > 1:
+            layers.append(LayerPrice(name, costs))
+        else:
+            rest.append(float(costs[0, 0]))
+    return Prices(layers, math.fsum(rest))
