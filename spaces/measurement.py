@@ -96,7 +96,7 @@ class Measurement:
         """Return plain values, ready for JSON, with the allocation as `BitAllocation.to_dict`."""
         values = asdict(replace(self, allocation=None, dynamic=None))  # type: ignore[arg-type]
         values["allocation"] = self.allocation.to_dict()
-        values["dynamic"] = None if self.dynamic is None else self.dynamic.to_dict()
+        values["dynamic"] = None if self.dynamic is None else _nulls(self.dynamic.to_dict())
         for name in _NULLABLE:
             if not math.isfinite(values[name]):
                 values[name] = None
@@ -108,8 +108,26 @@ class Measurement:
         fields = dict(values)
         fields["allocation"] = BitAllocation.from_dict(fields["allocation"])
         if fields.get("dynamic") is not None:  # measurements of older files have none
-            fields["dynamic"] = Usage.from_dict(fields["dynamic"])
+            fields["dynamic"] = Usage.from_dict(_numbers(fields["dynamic"]))
         for name in _NULLABLE:
             if fields[name] is None:
                 fields[name] = math.nan
         return cls(**fields)
+
+
+def _nulls(value: Any) -> Any:
+    """Return plain values with null for what is no finite number, such as an ablation's loss."""
+    if isinstance(value, dict):
+        return {key: _nulls(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_nulls(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """Return plain values with NaN for null; a usage has no other nulls."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return math.nan if value is None else value

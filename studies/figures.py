@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..spaces import Operand
 from .canvas import DPI, GRID_COLOUR, MOST_NAMES, draw_grid, file_name, new_figure, plain_text
+from .choices_figure import choices_figures
+from .chosen import mean_widths
 from .curves import ACCURACY_AXIS, COST_AXES, INK, Curve, accuracy_range, curves, left_out
 from .epoch_figures import epoch_figures
 from .front_page import front_html
@@ -28,8 +31,8 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
     ``fronts.html`` is interactive, needs no network and holds the common front and that of every
     strategy; ``front.png`` and one ``front-<strategy>.png`` each show the same; ``bits.png`` the
     widths of the common front's members. ``predicted.html`` is there if a strategy predicts what
-    it measures; the pictures of `trace_figures` if it logs how its search goes, and those of
-    `epoch_figures` if it trains.
+    it measures; the pictures of `trace_figures` if it logs how its search goes, those of
+    `epoch_figures` if it trains, and those of `choices_figures` if its networks choose widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "fronts.html"
@@ -43,7 +46,7 @@ def write_figures(result: StudyResult, folder: Path) -> list[Path]:
         pictures["bits"] = bits_figure(result)
     for curve in curves(result):
         pictures[f"front-{file_name(curve.strategy)}"] = front_figure(result, curve.strategy)
-    pictures |= trace_figures(result) | epoch_figures(result)
+    pictures |= trace_figures(result) | epoch_figures(result) | choices_figures(result)
     for name, figure in pictures.items():
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=DPI)
@@ -96,15 +99,17 @@ def front_figure(result: StudyResult, strategy: str | None = None) -> "Figure":
 def bits_figure(result: StudyResult) -> "Figure":
     """Draw the widths of the common front's members: a row each, a column per layer.
 
-    Widths that differ between channels are shown by their mean.
+    Widths that differ between channels are shown by their mean, and what was chosen for inputs by
+    the mean of what was used.
     """
     front = result.front
     figure = new_figure()
     panels: Any = figure.subplots(1, 2, sharey=True)
-    for axes, operand in zip(panels, ("weights", "activations"), strict=True):
-        widths = [_mean_widths(getattr(point.test.allocation, operand)) for point in front]
+    operands: dict[Operand, str] = {"weight": "Weights", "activation": "Activations"}
+    for axes, (operand, title) in zip(panels, operands.items(), strict=True):
+        widths = [mean_widths(point.test, operand) for point in front]
         image = _draw_widths(axes, np.array(widths))
-        axes.set_title(operand.capitalize(), fontsize=11, color=INK)
+        axes.set_title(title, fontsize=11, color=INK)
         _name_layers(axes, front[0].test.allocation.layers)
     rows = [
         f"{plain_text(p.strategy)}  {100 * p.test.accuracy:.1f} %  at {result.cost.of(p.test):.3g}"
@@ -172,10 +177,6 @@ def _add_absolute_axis(axes: "Axes", result: StudyResult) -> None:
     top = axes.secondary_xaxis("top", functions=(to_uj, from_uj))
     top.set_xlabel("µJ per inference", fontsize=9)
     top.tick_params(labelsize=8)
-
-
-def _mean_widths(widths: Sequence[int | npt.NDArray[np.uint8]]) -> list[float]:
-    return [float(np.mean(width)) for width in widths]
 
 
 def _draw_widths(axes: "Axes", widths: npt.NDArray[np.float64]) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ..spaces import Measurement
 from .curves import ACCURACY_AXIS, COST_AXES, INK, Curve, accuracy_range, curves, left_out
 from .page import page_html
 from .palette import UNIFORM
@@ -78,7 +79,7 @@ def _markers(curve: Curve) -> Any:
         f"{p.test.energy_vs_w8a8:.3f} of uniform 8 bit{_microjoules(p)}<br>"
         f"{p.test.size_bytes:,} bytes, weights {p.test.mean_weight_bits:.2f} bits, "
         f"activations {p.test.mean_activation_bits:.2f} bits<br>"
-        f"allocation {p.test.allocation.key[:8]}"
+        f"{_identity(p.test)}"
         for p in curve.points
     ]
     return go.Scatter(
@@ -105,6 +106,14 @@ def _common_front(result: StudyResult) -> Any:
         hoverinfo="skip",
         name="on the common front",
     )
+
+
+def _identity(measurement: Measurement) -> str:
+    """Return what was measured, by the beginning of its name."""
+    if (usage := measurement.dynamic) is None:
+        return f"allocation {measurement.allocation.key[:8]}"
+    named = measurement.network or usage.allocation.key
+    return f"chosen by input ({usage.allocation.kind}), network {named[:8]}"
 
 
 def _microjoules(point: Point) -> str:

@@ -11,10 +11,10 @@ from ..spaces import OBJECTIVES, Measurement, Objective, StudyError
 from .findings import Pair
 
 RESULT_FILE = "result.json"
-FORMAT = 3
-"""Version of the file's layout: 2 has findings and predictions of trials, which are empty in 1, and
-3 has the trained networks that points were measured with; a reader refuses what is newer than
-itself."""
+FORMAT = 4
+"""Version of the file's layout: 2 has findings and predictions of trials, which are empty in 1, 3
+has the trained networks that points were measured with, and 4 what dynamic networks chose; a reader
+refuses what is newer than itself."""
 
 TrialStatus = Literal["done", "failed"]
 

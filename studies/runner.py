@@ -1,5 +1,6 @@
 """Running a study from its file to its result."""
 
+import math
 import platform
 import sys
 import time
@@ -344,15 +345,18 @@ def _table_agreement(
     agreement: dict[str, float] = {}
     notes = []
     energy = prepared.workload.energy
-    allocations = list(dict.fromkeys(point.test.allocation for point in points))
-    for name in spec.energy.also if len(allocations) > 1 else ():
+    candidates = list(dict.fromkeys(p.test.dynamic or p.test.allocation for p in points))
+    for name in spec.energy.also if len(candidates) > 1 else ():
         try:
             tables = [energy.table, load_table(name)]
-            scores = score_under(tables, energy.layers, allocations, options=energy.options)
+            scores = score_under(tables, energy.layers, candidates, options=energy.options)
         except EnergyTableError as error:
             notes.append(f"the finalists cannot be ranked under {name}: {error}")
+            continue
+        if math.isnan(tau := float(scores.tau[0, 1])):
+            notes.append(f"the finalists cannot be ranked under {name}: one table prices all alike")
         else:
-            agreement[scores.tables[1]] = float(scores.tau[0, 1])
+            agreement[scores.tables[1]] = tau
     return agreement, notes
 
 

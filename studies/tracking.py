@@ -14,7 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..spaces import METRICS, Measurement
+from ..spaces import METRICS, Measurement, Usage
+from .chosen import named_terciles, wide_share
 from .epoch_figures import layers_name
 from .epochs import EPOCH
 from .figures import write_figures
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 EVALUATIONS_FILE = "evaluations.json"
 FINDINGS_FILE = "findings.json"
 TRACE_FILE = "trace.json"
+DYNAMIC_FILE = "dynamic.json"
 FIGURE_FOLDER = "figures"
 _REFERENCE_COLOUR = "#000000"
 
@@ -125,14 +127,16 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
 
 
 def _log_finalist(runs: Runs, point: Point, colour: str, study_run_id: str) -> None:
+    usage = point.test.dynamic
     group = {
         "strategy": point.strategy,
         "budget": point.budget,
         "seed": str(point.seed),
         "pareto": text_of(point.on_front),
+        "kind": "static" if usage is None else usage.allocation.kind,
     }
     run_id = runs.log(
-        f"{point.strategy} s{point.seed} {point.test.allocation.key[:6]}",
+        f"{point.strategy} s{point.seed} {_name(point.test)[:6]}",
         role="finalist",
         params={
             **group,
@@ -143,6 +147,8 @@ def _log_finalist(runs: Runs, point: Point, colour: str, study_run_id: str) -> N
         tags={**group, RUN_COLOUR_TAG: colour, STUDY_RUN_TAG: study_run_id},
     )
     runs.client.log_dict(run_id, point.test.allocation.to_dict(), "allocation.json")
+    if usage is not None:
+        runs.client.log_dict(run_id, point.test.to_dict()["dynamic"], DYNAMIC_FILE)
     runs.finish(run_id)
 
 
@@ -286,9 +292,38 @@ def _description(measurement: Measurement) -> dict[str, object]:
     }
 
 
+def _name(measurement: Measurement) -> str:
+    """Return what tells a measurement's network from others, as hexadecimal digits.
+
+    Dynamic networks that may come to the same widths have one allocation and differ all the same.
+    """
+    if (usage := measurement.dynamic) is None:
+        return measurement.allocation.key
+    return measurement.network or usage.allocation.key
+
+
 def _metrics(measurement: Measurement) -> dict[str, float]:
     values = {name: getattr(measurement, name) for name in METRICS}
-    return {name: value for name, value in values.items() if value is not None}
+    static = {name: value for name, value in values.items() if value is not None}
+    usage = measurement.dynamic
+    return static if usage is None else static | _dynamic_metrics(usage)
+
+
+def _dynamic_metrics(usage: Usage) -> dict[str, float]:
+    """Return what is reported of choices, by names that stay."""
+    metrics = {
+        "energy_std": usage.energy_std,
+        "deciding_vs_w8a8": usage.deciding,
+        "wide_share": wide_share(usage),
+    }
+    for name, group in named_terciles(usage).items():
+        metrics[f"entropy_{name}.accuracy"] = group.accuracy
+        metrics[f"entropy_{name}.energy_vs_w8a8"] = group.energy
+        metrics[f"entropy_{name}.wide_share"] = group.wide_share
+    for ablation in usage.ablations:
+        metrics[f"{ablation.name}_choices.accuracy"] = ablation.accuracy
+        metrics[f"{ablation.name}_choices.energy_vs_w8a8"] = ablation.energy
+    return metrics
 
 
 def _count(number: int) -> str:

@@ -9,6 +9,7 @@ from bitfront.studies.curves import COST_AXES, accuracy_range, curves
 from bitfront.studies.figures import bits_figure, front_figure, write_figures
 from bitfront.studies.front_page import front_html
 from bitfront.studies.show import COST_WORDS
+from tests.studies.dynamic_study import dynamic_result
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -166,6 +167,15 @@ def test_page_needs_no_network_and_escapes_labels(make_synthetic_result):
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
     assert "<script>alert" not in page
     assert page.count("alert('x')") == 0  # quotes are escaped too
+
+
+def test_the_page_tells_dynamic_networks_by_their_digest():
+    result = dynamic_result()
+    page = front_html(result)
+    assert "chosen by input (channels), network a0a0a0a0" in page
+    assert "chosen by input (cascade), network c0c0c0c0" in page
+    assert f"allocation {result.points[0].test.allocation.key[:8]}" in page
+    assert f"allocation {result.points[1].test.allocation.key[:8]}" not in page
 
 
 def test_labels_that_matplotlib_would_interpret_are_shown_as_they_are(

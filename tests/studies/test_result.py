@@ -6,6 +6,7 @@ import pytest
 
 from bitfront.spaces import BitAllocation, Measurement, StudyError
 from bitfront.studies.result import RESULT_FILE, Point, StudyResult, TrialRecord
+from tests.studies.dynamic_study import dynamic_result
 
 
 def measurement(bits, accuracy, energy, **fields):
@@ -81,7 +82,7 @@ def test_a_failed_save_leaves_the_old_result(tmp_path):
         ("{", "is not a study's result"),
         ("[]", "is not a study's result"),
         ('{"format": 1}', "is not a study's result"),
-        ('{"format": 99}', "has format 99 and this version of bitfront reads format 1 to 3"),
+        ('{"format": 99}', "has format 99 and this version of bitfront reads format 1 to 4"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path, text, message):
@@ -116,6 +117,26 @@ def test_the_trained_network_of_a_point_survives(tmp_path):
     kept = replace(result(), points=(trained, *others))
     kept.save(tmp_path)
     assert StudyResult.load(tmp_path) == kept
+
+
+def test_a_result_of_format_3_is_read_as_one_of_static_allocations(tmp_path):
+    values = result().to_dict()
+    for measured in [values["float_test"], *(p["test"] for p in values["points"])]:
+        del measured["dynamic"]
+    (tmp_path / RESULT_FILE).write_text(json.dumps({**values, "format": 3}))
+    assert StudyResult.load(tmp_path) == result()
+
+
+def test_what_was_chosen_survives(tmp_path):
+    saved = dynamic_result()
+    saved.save(tmp_path)
+    loaded = StudyResult.load(tmp_path)
+    assert loaded == saved
+    assert [p.test.dynamic.allocation.kind if p.test.dynamic else None for p in loaded.points] == [
+        None,
+        *["channels"] * 3,
+        *["cascade"] * 2,
+    ]
 
 
 @pytest.mark.parametrize(

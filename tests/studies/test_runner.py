@@ -1,6 +1,7 @@
 import json
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,29 @@ from bitfront.energy import EnergyModel, load_table
 from bitfront.models.engine import EngineWarning
 from bitfront.models.profile import profile
 from bitfront.models.zoo import build_model
-from bitfront.spaces import DEFAULT_OBJECTIVES, EvaluationError, StudyError, pareto_front
+from bitfront.spaces import (
+    DEFAULT_OBJECTIVES,
+    BitAllocation,
+    DynamicAllocation,
+    EvaluationError,
+    Layer,
+    Selector,
+    StudyError,
+    Usage,
+    pareto_front,
+)
 from bitfront.studies.findings import trace_of
 from bitfront.studies.record import LEDGER_FILE
-from bitfront.studies.result import StudyResult
-from bitfront.studies.runner import SPEC_FILE, measure_study, run_study, undominated
+from bitfront.studies.result import Point, StudyResult
+from bitfront.studies.runner import (
+    SPEC_FILE,
+    _table_agreement,
+    measure_study,
+    run_study,
+    undominated,
+)
 from bitfront.studies.spec import StudySpec
+from tests.studies.dynamic_study import dynamic, measurement
 
 BROKEN = """
 import os
@@ -296,6 +314,62 @@ def test_other_tables_say_how_far_they_agree(tiny_study):
     result = measure_study(tiny_study({("energy",): {"also": ["bitfusion"]}}))
     assert list(result.table_agreement) == ["bitfusion"]
     assert -1 <= result.table_agreement["bitfusion"] <= 1
+
+
+@pytest.fixture
+def agreement_of(tiny_workload, tiny_study):
+    """Return a function of points and the name of another table: agreement, and notes."""
+
+    def agreement(points, table):
+        spec = tiny_study({("energy",): {"also": [table]}})
+        return _table_agreement(spec, SimpleNamespace(workload=tiny_workload), points)
+
+    return agreement
+
+
+def test_what_networks_chose_is_ranked_under_other_tables(agreement_of, tiny_workload):
+    points = [chosen_point(tiny_workload.layers, wide) for wide in (0.25, 0.75, 0.5)]
+    assert agreement_of(points, "bitfusion") == ({"bitfusion": 1.0}, [])
+    # Two seeds that found the same network are one finalist, and one cannot be ranked.
+    assert agreement_of([points[0]] * 2, "bitfusion") == ({}, [])
+
+
+def test_a_table_that_prices_all_finalists_alike_ranks_none(agreement_of, tiny_workload):
+    layers = tiny_workload.layers
+    points = [uniform_point(layers, width) for width in (2, 4)]
+    agreement, (note,) = agreement_of(points, "bitfusion:fixed8")
+    assert agreement == {}
+    assert note == (
+        "the finalists cannot be ranked under bitfusion:fixed8: one table prices all alike"
+    )
+
+
+def test_a_table_that_cannot_price_selectors_is_a_note(tiny_study):
+    table = load_table("hawqv3-t4")
+    layers = [Layer(row.layer, "conv", row.macs, 16, 0, 16, 16, 4, 4) for row in table.rows.layers]
+    workload = SimpleNamespace(energy=EnergyModel(load_table("horowitz-45nm"), layers))
+    points = [uniform_point(layers, 4), chosen_point(layers, 0.5)]
+    spec = tiny_study({("energy",): {"also": ["hawqv3-t4"]}})
+    agreement, (note,) = _table_agreement(spec, SimpleNamespace(workload=workload), points)
+    assert agreement == {}
+    assert note.startswith("the finalists cannot be ranked under hawqv3-t4: ")
+    assert "no selectors of widths" in note
+
+
+def uniform_point(layers, width):
+    measured = measurement(BitAllocation.uniform(layers, width))
+    return Point("uniform", 0, "3 evaluations", measured, measured, True, True)
+
+
+def chosen_point(layers, wide):
+    """A network whose last layer has 8 bits for a share of its inputs' channels, 4 for others."""
+    names, others = [layer.name for layer in layers], len(layers) - 1
+    low, high = (BitAllocation(names, [8] * (others + 1), [8] * others + [last]) for last in (4, 8))
+    selector = Selector(names[-1], "activation", layers[-1].in_channels, 16)
+    shares = (*[((8, 8, 1.0),)] * others, ((8, 4, 1 - wide), (8, 8, wide)))
+    allocation = DynamicAllocation("channels", (low, high), (selector,))
+    measured = dynamic(Usage(allocation, 50, shares), "ab" * 16)
+    return Point("learnprec", 0, "3 evaluations", measured, measured, True, True)
 
 
 def test_a_table_without_float_serves(tiny_study):

@@ -8,11 +8,12 @@ import pytest
 from mlflow import MlflowClient
 
 from bitfront.searchers.trace import Trace
-from bitfront.spaces import METRICS, BitAllocation, StudyError
+from bitfront.spaces import METRICS, BitAllocation, StudyError, Usage
 from bitfront.studies.mlflow_store import connect, resolve_uri, without_password
 from bitfront.studies.mlflow_views import LEARNING_TAG, VIEW_TAG, learning_view
 from bitfront.studies.result import StudyResult
 from bitfront.studies.tracking import log_study
+from tests.studies.dynamic_study import CASCADE, CHANNELS, dynamic_result
 
 # MLflow's own libraries address deprecation warnings to MLflow.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -136,6 +137,57 @@ def predicting(make_synthetic_result):
         *others,
     )
     return replace(result, points=result.points[:2], trials=trials)
+
+
+@pytest.fixture(scope="module")
+def dynamic_runs(tmp_path_factory) -> dict:
+    """The finalists of a study of dynamic networks, by name."""
+    folder = tmp_path_factory.mktemp("output") / "dynamic"
+    uri = f"sqlite:///{folder.parent}/mlflow.db"
+    tracked = log_study(dynamic_result(), uri=uri, experiment=None, folder=folder)
+    found = MlflowClient(tracking_uri=uri).search_runs([tracked.experiment_id])
+    return {run.info.run_name: run for run in with_role(found, "finalist")}
+
+
+def test_dynamic_networks_of_the_same_widths_have_names_of_their_own(dynamic_runs):
+    static = next(name for name in dynamic_runs if name.startswith("uniform"))
+    assert set(dynamic_runs) == {
+        static,
+        "learnprec s0 a0a0a0",
+        "learnprec s0 a1a1a1",
+        "learnprec s1 b0b0b0",
+        "cascade s0 c0c0c0",
+        "cascade s1 c0c0c0",
+    }
+    kinds = {name: run.data.params["kind"] for name, run in dynamic_runs.items()}
+    assert kinds[static] == "static"
+    assert kinds["learnprec s0 a0a0a0"] == "channels"
+    assert kinds["cascade s0 c0c0c0"] == "cascade"
+    assert all(run.data.tags["kind"] == kinds[name] for name, run in dynamic_runs.items())
+    assert "energy_std" not in dynamic_runs[static].data.metrics
+
+
+def test_what_was_chosen_is_metrics_with_names_that_stay(dynamic_runs):
+    metrics = dynamic_runs["learnprec s0 a0a0a0"].data.metrics
+    expected = {"energy_std": 0.0312, "deciding_vs_w8a8": 0.00025, "wide_share": 0.3575}
+    for name, group in zip(("low", "middle", "high"), CHANNELS.terciles, strict=True):
+        expected[f"entropy_{name}.accuracy"] = group.accuracy
+        expected[f"entropy_{name}.energy_vs_w8a8"] = group.energy
+        expected[f"entropy_{name}.wide_share"] = group.wide_share
+    for ablation in CHANNELS.ablations:
+        expected[f"{ablation.name}_choices.accuracy"] = ablation.accuracy
+        expected[f"{ablation.name}_choices.energy_vs_w8a8"] = ablation.energy
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert set(metrics) == {*expected, *METRICS, "accuracy_search"}
+    documented = (Path(__file__).parents[2] / "docs" / "mlflow.md").read_text()
+    assert [name for name in expected if f"`{name}`" not in documented] == []
+
+
+def test_what_was_chosen_is_an_artifact(dynamic_runs):
+    stored = artifact(dynamic_runs["cascade s1 c0c0c0"], "dynamic.json")
+    assert Usage.from_dict(json.loads(stored)) == CASCADE
+    static = next(run for name, run in dynamic_runs.items() if name.startswith("uniform"))
+    assert not (Path(static.info.artifact_uri.removeprefix("file://")) / "dynamic.json").exists()
 
 
 def study_run(tracked):
