@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from ..models.runtime.levels import prepare_levels
 from ..models.runtime.policy import THRESHOLDS, ConfidencePolicy, FixedPolicy, Policy
 from ..models.threads import fixed_threads
 from ..searchers.widths import check_offered, offered_widths
-from ..spaces import BitAllocation, BitSpace, DynamicAllocation, StudyError
+from ..spaces import BitAllocation, DynamicAllocation, StudyError
 from ..spaces.dynamic import check_thresholds
 from .progress import ProgressCallback
 from .spec import StudySpec
@@ -71,6 +71,10 @@ class ServeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.policy not in get_args(PolicyName):
+            raise StudyError(f"--policy is fixed or confidence, got {self.policy!r}")
+        if not self.noise and (self.noise_from or self.noise_to is not None):
+            raise StudyError("--noise-from and --noise-to say when there is --noise, and it is 0")
         if self.members is not None and len(self.members) < 2:
             raise StudyError(f"--members names at least 2 widths, got {list(self.members)}")
         if self.thresholds is not None:
@@ -179,7 +183,8 @@ def serve_check(
     prepared = prepare(spec, progress)
     stream = _stream(prepared.workload.images["test"], settings)
     _check_stream(stream, settings)
-    members = _members(prepared.space, settings.members)
+    members = settings.members or _default_members(prepared)
+    check_offered(prepared.space, members, "--members")
     with fixed_threads(spec.execution.threads_per_worker), TemporaryDirectory() as folder:
         path = settings.audit or Path(folder) / "audit.jsonl"
         controller = _controller(spec, prepared, settings, members, AuditLog(path))
@@ -291,21 +296,31 @@ def _check_stream(stream: Stream, settings: ServeSettings) -> None:
                 )
 
 
-def _members(space: BitSpace, asked: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return the widths of levels.
+def _default_members(prepared: Prepared) -> tuple[int, ...]:
+    """Return 4, 6 and 8, or what the space offers, but no width that costs as much as a larger one.
 
     Raises:
-        BitfrontError: If the space does not offer one.
+        StudyError: If fewer than two are left.
     """
-    if asked is not None:
-        check_offered(space, asked, "--members")
-        return asked
+    space, energy = prepared.space, prepared.workload.energy
     offered = offered_widths(space)
-    if set(DEFAULT_MEMBERS) <= set(offered):
-        return DEFAULT_MEMBERS
-    if len(offered) < 2:
-        raise StudyError(f"the space offers {offered[0]} bits only, and so no levels")
-    return tuple(sorted({offered[0], offered[len(offered) // 2], offered[-1]}))
+    chosen = (
+        DEFAULT_MEMBERS
+        if set(DEFAULT_MEMBERS) <= set(offered)
+        else sorted({offered[0], offered[len(offered) // 2], offered[-1]})
+    )
+    costs = [energy.energy(space.uniform(width)) for width in chosen]
+    kept = [
+        width
+        for number, width in enumerate(chosen)
+        if all(costs[number] < cost for cost in costs[number + 1 :])
+    ]
+    if len(kept) < 2:
+        raise StudyError(
+            f"under table {energy.table.id} none of {', '.join(map(str, chosen))} bits costs less "
+            f"than {chosen[-1]}; name other widths with --members, or choose another table"
+        )
+    return tuple(kept)
 
 
 def _controller(

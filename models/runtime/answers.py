@@ -8,8 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..dynamic.cascade import confidence
 from .guardrail import Signal
-from .policy import Integers, confidence
+from .policy import Integers
 from .runs import Path, Runs
 
 Floats = npt.NDArray[np.float64]
@@ -90,7 +91,7 @@ class Seen:
             {} if shadow is None else {row: n for n, row in enumerate(shadow.rows.tolist())}
         )
         self._top = runs.all_logits.argmax(dim=2).numpy()
-        self._sure = np.stack([confidence(logits) for logits in runs.all_logits])
+        self._sure = confidence(runs.all_logits)
 
     def place(self, row: int) -> int | None:
         """Return which of the inputs that were tried below an input is, if it is one."""

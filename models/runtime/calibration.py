@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ...spaces import ModelError
+from ..dynamic.cascade import confidence
 from .guardrail import Expected, Signal
 from .levels import Level
-from .policy import Integers, Policy, confidence
+from .policy import Integers, Policy
 from .runs import Runs, answer
 
 Floats = npt.NDArray[np.float64]
@@ -38,9 +39,9 @@ class Calibration:
     def __init__(self, levels: Sequence[Level], policy: Policy, classes: int) -> None:
         self._levels, self._policy, self._classes = levels, policy, classes
         self._energies = np.array([level.energy for level in levels])
-        self._energy_sums = np.zeros(len(levels))
+        self._ran = np.zeros((len(levels), len(levels)), dtype=np.int64)
         self._sure: list[list[Floats]] = [[] for _ in levels]
-        self._differs, self._wrong = np.zeros((2, len(levels)), dtype=np.int64)
+        self._differs, self._wrong, self._wrong_alone = np.zeros((3, len(levels)), dtype=np.int64)
         self.inputs = self.labelled = 0
 
     @torch.inference_mode()
@@ -60,29 +61,31 @@ class Calibration:
             if reasons:
                 name = self._levels[level].name
                 raise ModelError(f"level {name!r} failed at set-up: {reasons[0]}")
-            answers = runs.all_logits.argmax(dim=2).numpy()[path.level, rows]
+            tops = runs.all_logits.argmax(dim=2).numpy()
+            answers = tops[path.level, rows]
             top = answers if top is None else top
             self._differs[level] += int((answers != top).sum())
             self._wrong[level] += int((answers != known)[known >= 0].sum())
+            self._wrong_alone[level] += int((tops[level] != known)[known >= 0].sum())
             self._sure[level].append(confidence(runs.logits(level, rows)))
-            decisions = int(path.ran[:, :-1].sum())
-            self._energy_sums[level] += float((path.ran @ self._energies).sum())
-            self._energy_sums[level] += decisions * self._policy.decision_energy
+            self._ran[level] += path.ran.sum(axis=0)
         self.inputs += len(x)
         self.labelled += int((known >= 0).sum())
 
     @property
     def energies(self) -> list[float]:
         """Mean energy of an answer with each level as the floor."""
-        return [float(total) / self.inputs for total in self._energy_sums]
+        deciding = self._ran[:, :-1].sum(axis=1) * self._policy.decision_energy
+        found: list[float] = ((self._ran @ self._energies + deciding) / self.inputs).tolist()
+        return found
 
     def unsure_below(self, level: int) -> float:
         """Return the top-1 probability below which a level counts as unsure.
 
-        As many inputs are as it answers wrongly, so that a share of sure answers estimates its
-        accuracy.
+        As many inputs are as it would answer wrongly by itself, so that the share of those that it
+        is sure of estimates its accuracy.
         """
-        share = self._wrong[level] / self.labelled if self.labelled else UNSURE_SHARE
+        share = self._wrong_alone[level] / self.labelled if self.labelled else UNSURE_SHARE
         sure = np.sort(np.concatenate(self._sure[level]))
         return float(sure[int(max(share, _LEAST_UNSURE) * len(sure))])
 

@@ -129,7 +129,8 @@ class PrecisionController:
         if not found.inputs:
             raise ModelError("calibrate needs at least one batch of inputs, got none")
         expected = [found.expected(level) for level in range(self._highest)]
-        self._guardrail = Guardrail(self.settings, expected)
+        guardrail = Guardrail(self.settings, expected)
+        self._guardrail = None  # what it has seen so far was held against other expectations
         self._unsure_below = np.array([found.unsure_below(n) for n in range(self._highest)])
         self._usual_energies = found.energies
         shares = [
@@ -139,6 +140,7 @@ class PrecisionController:
         facts = {"set_up_inputs": found.inputs, "set_up_labels": found.labelled, "expected": shares}
         if self.floor > 0:
             self._step_down(0, "as measured at set-up", facts)
+        self._guardrail = guardrail
 
     def __call__(self, x: Tensor, labels: Tensor | None = None) -> Answer:
         """Answer inputs.
@@ -151,7 +153,7 @@ class PrecisionController:
         try:
             return self._answer(x, labels)
         except Exception as error:  # no fault of ours may stop an inference
-            self._failed("controller", describe(error))
+            self._failed("the controller", before, describe(error))
             self.roll_back(f"the controller failed: {describe(error)}")
             answered = self._last_resort(x)
             self.inputs = before + len(answered.level)
@@ -232,27 +234,28 @@ class PrecisionController:
 
     def _look(self, seen: Seen, row: int) -> None:
         """Take note of an answer, and change the level if that is due."""
+        number = self.inputs - 1
         failure = seen.runs.failures.get((row, self._highest))
         if failure is not None:
-            self._failed(f"level {self.levels[-1].name}", failure)
+            self._failed(self._who(self._highest), number, failure)
             if seen.path.level[row] == self._highest:
                 return  # nobody can answer this input; that says nothing of a level
         if row in seen.path.faults:
             level, reason = seen.path.faults[row]
-            self._failed(self._who(level), reason)
+            self._failed(self._who(level), number, reason)
             self.roll_back(f"{self._who(level)} failed: {reason}")
         elif self._guardrail is not None:
             try:
                 self._watch(self._guardrail, seen, row)
             except Exception as error:
-                self._failed("guardrail", describe(error))
+                self._failed("the guardrail", number, describe(error))
                 self.roll_back(f"the guardrail failed: {describe(error)}")
 
     def _watch(self, guardrail: Guardrail, seen: Seen, row: int) -> None:
         floor = seen.floor
         if floor < self._highest and "accuracy" in self.settings.signals and seen.labels is None:
             reason = "accuracy is watched and there are no labels"
-            self._failed("labels", reason)
+            self._failed("labels", self.inputs - 1, reason)
             self.roll_back(reason)
             return
         sure = self._unsure_below
@@ -274,7 +277,7 @@ class PrecisionController:
         """Return what became of an input one level below the one in force."""
         if place in below.faults:
             level, reason = below.faults[place]
-            self._failed(self._who(level), reason)
+            self._failed(self._who(level), self.inputs - 1, reason)
             return dict.fromkeys(self.settings.signals, True)
         return seen.outcomes(row, below.level[place], seen.floor - 1, self._unsure_below)
 
@@ -284,11 +287,14 @@ class PrecisionController:
     def _known(self, labels: Tensor | None, count: int) -> Integers | None:
         if labels is None:
             return None
-        known = np.asarray(labels)
-        if known.shape != (count,):
-            self._failed("labels", f"{known.shape} for {count} inputs")
+        try:
+            known = np.asarray(labels).astype(np.int64)
+            if known.shape != (count,):
+                raise ValueError(f"labels have shape {known.shape} for {count} inputs")
+        except Exception as error:
+            self._failed("labels", self.inputs, describe(error))
             return None
-        return known.astype(np.int64)
+        return known
 
     def _last_resort(self, x: Any) -> Answer:
         """Return the answers of the highest level to whatever was given, or NaN."""
@@ -321,11 +327,11 @@ class PrecisionController:
             if self._guardrail is not None:
                 self._guardrail.moved(before, to, self.inputs)
 
-    def _failed(self, who: str, reason: str) -> None:
+    def _failed(self, who: str, number: int, reason: str) -> None:
         """Write a failure down, the less often the more there are."""
         count = self._failures[who] = self._failures.get(who, 0) + 1
         if count & (count - 1) == 0:
-            event = {"event": "failure", "input": self.inputs, "what": who}
+            event = {"event": "failure", "input": number, "what": who}
             self._write(event | {"reason": reason, "count": count})
 
     def _write(self, event: Mapping[str, Any]) -> bool:
@@ -383,16 +389,14 @@ class PrecisionController:
                 share, count = self._share(level, signal)
                 event[f"{signal}_{when}"] = share
                 event[f"{signal}_{when}_inputs"] = count
-        if self._guardrail is not None:
-            event["patience"] = self._guardrail.patience
         return event | dict(facts)
 
     def _share(self, level: int, signal: Signal) -> tuple[float | None, int]:
-        try:
-            assert self._guardrail is not None
-            return self._guardrail.good_share(level, signal)
-        except Exception:  # what is not known is not written
-            return None, 0
+        """Return the share of good answers of late, and of how many; None if it is not known."""
+        if self._guardrail is not None:
+            with suppress(Exception):  # it is the guardrail's failure that may be written down
+                return self._guardrail.good_share(level, signal)
+        return None, 0
 
     def _in_pj(self, energy: float) -> float | None:
         highest = self.levels[-1]

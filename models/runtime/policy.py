@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from ...spaces import SpaceError
 from ...spaces.dynamic import check_thresholds
+from ..dynamic.cascade import confidence
 
 Integers = npt.NDArray[np.int64]
 
@@ -61,7 +61,7 @@ class ConfidencePolicy:
     Of two levels, the first one's answer stands from ``thresholds[0]`` on. Of three, too; below
     ``thresholds[1]`` the last one answers; between them the second one does, if it is itself sure
     to ``thresholds[1]``, and else the last one. This is the rule of a cascade
-    (`bitfront.spaces.DynamicAllocation`).
+    (`bitfront.models.dynamic.cascade.route`).
 
     Args:
         levels: How many there are.
@@ -112,16 +112,3 @@ class ConfidencePolicy:
             "thresholds": list(self.thresholds),
             "temperatures": list(self.temperatures),
         }
-
-
-def confidence(logits: Tensor, temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Return the top-1 probability of each input.
-
-    Args:
-        logits: ``n x classes``.
-        temperature: They are divided by it.
-    """
-    found: npt.NDArray[np.float64] = (
-        torch.softmax(logits.double() / temperature, dim=1).amax(dim=1).numpy()
-    )
-    return found

@@ -51,6 +51,8 @@ class Runs:
 
     def failed(self, level: int, rows: Integers) -> Flags:
         """Return for which inputs a level failed that was run on them."""
+        if not self.failures:
+            return np.zeros(len(rows), dtype=bool)
         return np.array([(row, level) in self.failures for row in rows.tolist()], dtype=bool)
 
     def _run(self, level: int, rows: Integers) -> None:
