@@ -44,6 +44,9 @@ MEANINGS = {
     "pool.overhead_ms": "request to answer through Ray and ledger, less the measurement",
     "pool.answers_per_s": "answers through Ray and ledger, hardly any work behind them",
     "pool.coordinator_ms": "CPU time of the coordinator per answer",
+    "runtime.*.switch_ms": "controller: another level in force and written down",
+    "runtime.*.first_answer_ms": "first answer at a level after a switch, less the next one's time",
+    "runtime.*.deciding_ms": "answer of the controller to one input, less the level's own time",
     "pricing.allocations_per_s": "allocations of 50 layers priced, vectorised",
     "pricing.one_us": "one allocation of 50 layers priced by itself",
     "memory.*.worker_mb": "peak memory of a worker",
@@ -91,6 +94,8 @@ BARS = {
     "pool.two_workers_vs_one": Bar(">=", 1.8),
     "memory.*.of_allowance": Bar("<=", 1.0),
     "training.*.eqat_vs_plain": Bar("<=", 2.5),
+    "runtime.*.switch_ms": Bar("<=", 2.0),
+    "runtime.*.first_answer_ms": Bar("<=", 2.0),
     "pricing.allocations_per_s": Bar(">=", 500_000),
 }
 """What must hold, the first pattern that fits."""

@@ -84,6 +84,7 @@ BENCHMARKS = (
         Benchmark.of("memory.measure", "memory", "fp32_mb worker_mb vs_fp32 of_allowance", name)
         for name in NETWORKS
     ),
+    Benchmark.of("runtime.switch", "runtime", "switch_ms first_answer_ms deciding_ms", "resnet20"),
     Benchmark.of("pool.overhead", "pool", "overhead_ms"),
     Benchmark.of("pool.saturation", "pool", "answers_per_s coordinator_ms"),
     Benchmark.of("pool.two_workers", "pool", POOL),

@@ -139,7 +139,7 @@ class PrecisionController:
         ]
         facts = {"set_up_inputs": found.inputs, "set_up_labels": found.labelled, "expected": shares}
         if self.floor > 0:
-            self._step_down(0, "as measured at set-up", facts)
+            self.step_down(0, "as measured at set-up", facts)
         self._guardrail = guardrail
 
     def __call__(self, x: Tensor, labels: Tensor | None = None) -> Answer:
@@ -169,6 +169,22 @@ class PrecisionController:
             event = self._switch(self._highest, reason, {})
             self._enter(self._highest)
             self._write(event)
+
+    def step_down(self, to: int, reason: str, facts: Mapping[str, Any] | None = None) -> bool:
+        """Go to a lower level from the next input on, if that can be written down.
+
+        Args:
+            to: The level.
+            reason: Why, for the log.
+            facts: What else the log is to say.
+
+        Returns:
+            Whether it is in force.
+        """
+        if not 0 <= to < self.floor or not self._write(self._switch(to, reason, facts or {})):
+            return False
+        self._enter(to)
+        return True
 
     def close(self) -> None:
         """Write down how many inputs there were, and close the log."""
@@ -270,7 +286,7 @@ class PrecisionController:
             return
         if move.to > floor:
             self.roll_back(move.reason)
-        elif not self._step_down(move.to, move.reason, {}):
+        elif not self.step_down(move.to, move.reason):
             guardrail.forget(move.to)
 
     def _tried(self, seen: Seen, below: Path, place: int, row: int) -> Mapping[Signal, bool]:
@@ -312,13 +328,6 @@ class PrecisionController:
         return Answer(logits, level, level, energy, np.zeros(count))
 
     # Changing the level, and writing it down
-
-    def _step_down(self, to: int, reason: str, facts: Mapping[str, Any]) -> bool:
-        """Go to a lower level, if that can be written down."""
-        if not self._write(self._switch(to, reason, facts)):
-            return False
-        self._enter(to)
-        return True
 
     def _enter(self, to: int) -> None:
         before = self.floor

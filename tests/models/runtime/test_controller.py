@@ -402,12 +402,16 @@ def test_a_clock_that_fails_means_high_precision(make):
     assert controller.floor == 2
 
 
-def test_rolling_back_by_hand_is_written_down(make, path):
+def test_changes_by_hand_are_written_down(make, path):
     controller = make()
     controller.roll_back("asked for")
     controller.roll_back("again")
     assert controller.floor == 2
-    assert [event["reason"] for event in happened(path)][1:] == ["asked for"]
+    assert controller.step_down(1, "down")
+    assert not controller.step_down(1, "there already")
+    assert not controller.step_down(-1, "no such level")
+    assert controller.floor == 1
+    assert [event["reason"] for event in happened(path)][1:] == ["asked for", "down"]
 
 
 def test_two_levels_will_do(make):
