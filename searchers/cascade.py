@@ -19,6 +19,7 @@ from ..spaces import (
     BitSpace,
     DynamicAllocation,
     Measurement,
+    SpaceError,
     StudyError,
     check_thresholds,
 )
@@ -42,7 +43,10 @@ SCREENED = 32
 """Static allocations that cascades are made of, at most."""
 
 FRONT_SHARE = 1 / 3
-"""Part of the evaluations of cascades that is spread over all accuracies."""
+"""Part of the evaluations of cascades that is spread over the predicted front."""
+
+FRONT_LOSS = 0.05
+"""Most that these may lose, as a fraction of all images, if the tolerance is not larger."""
 
 WORTH_MEASURING = 1e-4
 """Share of the energy that a candidate has to be expected to save."""
@@ -130,7 +134,7 @@ class Cascade(Searcher):
             return
         check_offered(space, (bits for pair in self._widths() for bits in pair), "members")
         if len({space.uniform(*pair) for pair in self._widths()}) < len(self.members):
-            raise StudyError(
+            raise SpaceError(
                 f"members {list(self.members)} come to the same allocation in this space; choose "
                 f"widths that differ"
             )
@@ -282,8 +286,13 @@ class _Search:
     def _is_good(self, found: "_Found") -> bool:
         return found.loss <= self.settings.tolerance + ROUNDING and found.within
 
+    def _eligible(self) -> npt.NDArray[np.bool_]:
+        """Return what was not measured and, as far as is known now, costs no more than it may."""
+        limit = self.problem.budget.limits.get("energy", math.inf)
+        return np.asarray(self.open & is_within(self.predictor.costs, limit))
+
     def _gains(self) -> Floats:
-        gains = self.predictor.gains(self.best, self.settings.tolerance) * self.open
+        gains = self.predictor.gains(self.best, self.settings.tolerance) * self._eligible()
         candidates = self.predictor.candidates
         for found in self.found:  # who redoes even fewer inputs loses no less
             if not found.loss <= self.settings.tolerance + ROUNDING:
@@ -322,11 +331,14 @@ class _Search:
     def _measure_front(self, count: int) -> None:
         """Measure members of the predicted front whose energies span it."""
         for _ in range(count):
-            front = [int(index) for index in self.predictor.front() if self.open[index]]
+            most, eligible = max(FRONT_LOSS, self.settings.tolerance), self._eligible()
+            front = self.predictor.front(eligible, most).tolist()
+            if not front:  # under a limit all may lose more
+                front = self.predictor.front(eligible, math.inf).tolist()
             if not front:
                 return
             costs = self.predictor.costs[front]
-            known = [found.energy for found in self.found]
+            known = [found.energy for found in self.found if math.isfinite(found.energy)]
             order = farthest_first([*known, *costs.tolist()], given=len(known))
             self._measure(front[order[len(known)] - len(known)])
 

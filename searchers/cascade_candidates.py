@@ -29,8 +29,13 @@ UNSURE, SURER = 0.8, 0.3
 """Standard deviation of the logarithm of a predicted loss: before and after one like it was
 measured."""
 
-CORRECTION = 10.0
-"""Most that one measurement corrects a prediction by."""
+LOSS_CORRECTIONS = (0.1, 1000.0)
+"""By how much a predicted loss is corrected: that of rare events may be as wrong."""
+
+COST_CORRECTIONS = (0.25, 4.0)
+"""By how much the predicted cost of redoing is corrected."""
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +173,20 @@ def triples(
     return _all(rows, 3)
 
 
+def smoothed(regrets: Floats, confidences: Floats) -> Floats:
+    """Return regrets with those added that more images would show.
+
+    Where a member agrees with the reference on all images it would not on ten times as many. Half
+    an image of regret is spread over them, more on those that it is less sure of.
+
+    Args:
+        regrets: ``M x n``.
+        confidences: ``M x n``.
+    """
+    doubt = 1.0 - confidences + np.finfo(np.float64).eps
+    return np.asarray(regrets + 0.5 * doubt / doubt.sum(axis=1, keepdims=True))
+
+
 @dataclass(eq=False)
 class Predictor:
     """What cascades will cost and lose, corrected by what was measured.
@@ -198,12 +217,12 @@ class Predictor:
         """Learn what one of the candidates lost and cost."""
         first = int(self.candidates.members[index, 0])
         scaled = self.candidates.lost[index] * self._scale()[self.candidates.members[index]]
-        more = (loss - scaled[1:].sum() + self.resolution) / (scaled[0] + self.resolution)
-        self._lost_more[first] = float(np.clip(more, 1 / CORRECTION, CORRECTION))
+        more = (loss - scaled[1:].sum()) / max(scaled[0], TINY)
+        self._lost_more[first] = float(np.clip(more, *LOSS_CORRECTIONS))
         least = self.answers.costs[first] + self.answers.decision
         plain = self._costs(np.ones(len(self.answers.costs)))[index]
-        more = (cost - least) / max(plain - least, 1e-9)
-        self._redone_more[first] = float(np.clip(more, 1 / CORRECTION, CORRECTION))
+        more = (cost - least) / max(plain - least, TINY)
+        self._redone_more[first] = float(np.clip(more, *COST_CORRECTIONS))
 
     @property
     def losses(self) -> Floats:
@@ -225,10 +244,16 @@ class Predictor:
         shares[1:] = np.minimum(shares[1:] * self._redone_more.get(first, 1.0), 1.0)
         return np.asarray(shares, dtype=np.float64)
 
-    def front(self) -> Integers:
-        """Return the candidates that no other is predicted to dominate, cheapest first."""
+    def front(self, among: npt.NDArray[np.bool_], most: float) -> Integers:
+        """Return the candidates that no other is predicted to dominate, cheapest first.
+
+        Args:
+            among: Which candidates are compared.
+            most: The largest loss that is looked at.
+        """
         costs, losses = self.costs, self.losses
-        kept = np.flatnonzero(non_dominated(np.stack([costs, losses], axis=1)))
+        numbers = np.flatnonzero(among & (losses <= most))
+        kept = numbers[non_dominated(np.stack([costs, losses], axis=1)[numbers])]
         return np.asarray(kept[np.argsort(costs[kept], kind="stable")])
 
     def gains(self, best: float, tolerance: float) -> Floats:

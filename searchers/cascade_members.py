@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from ..spaces import BitAllocation, DynamicAllocation, Measurement
-from .cascade_candidates import Answers
+from .cascade_candidates import Answers, smoothed
 from .problem import Problem
 from .spread import farthest_first
 
@@ -145,11 +145,10 @@ class Members:
             regrets = likely.max(axis=1) - likely[np.arange(len(labels)), chosen]
         else:
             sure, regrets = [], np.zeros(shape)
+        confidences = np.array(sure).reshape(shape)
+        decision = self._decision_cost(problem)
         self.answers = Answers(
-            statics.costs[kept],
-            np.array(sure).reshape(shape),
-            regrets,
-            self._decision_cost(problem),
+            statics.costs[kept], confidences, smoothed(regrets, confidences), decision
         )
 
     def cascade(self, members: Sequence[int], thresholds: Sequence[float]) -> DynamicAllocation:
