@@ -1,6 +1,6 @@
 """Dynamic networks to print: shares of widths by layer, and what simple and complex inputs got."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,12 @@ _OPERANDS: dict[Operand, str] = {
 }
 _SCALE = (2, 8)
 """Widths between which colours tell apart, as in the other maps of widths."""
+
+_DARK_BELOW = 5.5
+"""Widths on whose colour white is read better than black."""
+
+_MOST_WRITTEN, _LEAST_WRITTEN = 30, 8
+"""Most layers, and smallest shares in percent, that have room for their width."""
 
 _CAPTION_POINTS = 9
 _PAD_INCHES = 0.1
@@ -81,7 +87,7 @@ def choices_figure(
     figure.suptitle(
         plain_text(
             f"{result.name}: {point.strategy}, seed {point.seed}, number {number + 1} of "
-            f"{len(front)} on its front, cheapest first\n"
+            f"{len(front)} dynamic ones on its front, cheapest first\n"
             f"{100 * point.test.accuracy:.2f} % at {point.test.energy_vs_w8a8:.3f} of uniform 8 "
             f"bit  ·  energy table {point.test.energy_table}"
         ),
@@ -108,24 +114,9 @@ def _draw_shares(figure: "SubFigure", usage: Usage) -> None:
     panels: Any = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
     names = usage.allocation.layers
     for axes, (operand, shares) in zip(panels[:, 0], shown.items(), strict=True):
-        bottom = np.zeros(len(names))
-        for width in widths:
-            heights = np.array([100 * mine.get(width, 0.0) for mine in shares])
-            axes.bar(
-                range(len(names)),
-                heights,
-                bottom=bottom,
-                color=colours[width],
-                edgecolor="white",
-                linewidth=0.4,
-                width=0.9,
-            )
-            bottom += heights
+        _draw_bars(axes, shares, colours)
         axes.set_title(_OPERANDS[operand], fontsize=10, color=INK)
         axes.set_ylabel("share of what is computed (%)", fontsize=_CAPTION_POINTS)
-        axes.set_ylim(0, 100)
-        axes.set_xlim(-0.6, len(names) - 0.4)
-        draw_grid(axes)
     step = max(1, -(-len(names) // MOST_NAMES))
     axes.set_xticks(
         range(0, len(names), step), map(plain_text, names[::step]), rotation=90, fontsize=8
@@ -141,6 +132,32 @@ def _draw_shares(figure: "SubFigure", usage: Usage) -> None:
         fontsize=_CAPTION_POINTS,
         frameon=False,
     )
+
+
+def _draw_bars(
+    axes: "Axes", shares: Sequence[Mapping[int, float]], colours: Mapping[int, Any]
+) -> None:
+    """Draw stacked bars, with the width in every part that has room for it."""
+    bottom = np.zeros(len(shares))
+    for width, colour in colours.items():
+        heights = np.array([100 * mine.get(width, 0.0) for mine in shares])
+        bars = axes.bar(
+            range(len(shares)),
+            heights,
+            bottom=bottom,
+            color=colour,
+            edgecolor="white",
+            linewidth=0.4,
+            width=0.9,
+        )
+        if len(shares) <= _MOST_WRITTEN:
+            written = [str(width) if height >= _LEAST_WRITTEN else "" for height in heights]
+            ink = "white" if width < _DARK_BELOW else INK
+            axes.bar_label(bars, written, label_type="center", color=ink, fontsize=8)
+        bottom += heights
+    axes.set_ylim(0, 100)
+    axes.set_xlim(-0.6, len(shares) - 0.4)
+    draw_grid(axes)
 
 
 def _draw_groups(figure: "SubFigure", point: Point, usage: Usage, colour: str) -> None:

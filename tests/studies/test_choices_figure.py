@@ -34,7 +34,7 @@ def test_it_is_of_the_finalist_in_the_middle_of_the_front_and_says_which(result,
     front = dynamic_front(result, own)
     assert [point.test.energy_vs_w8a8 for point in front] == [0.5, 0.6, 0.7]
     title = figures["choices-learnprec"].get_suptitle()
-    assert "learnprec, seed 0, number 2 of 3 on its front, cheapest first" in title
+    assert "learnprec, seed 0, number 2 of 3 dynamic ones on its front, cheapest first" in title
     assert "97.50 % at 0.600 of uniform 8 bit" in title
     # Both seeds found the same cascade.
     assert "number 1 of 1" in figures["choices-cascade"].get_suptitle()
@@ -50,6 +50,8 @@ def test_bars_are_shares_of_widths_in_the_order_of_the_network(figures):
     assert heights(inputs) == [[75.0, 62.5, 12.5], [25.0, 37.5, 87.5]]
     assert heights(rights) == [[100.0, 50.0, 100.0], [0.0, 50.0, 0.0]]
     assert [text.get_text() for text in rights.get_xticklabels()] == ["conv", "attn.qk", "fc"]
+    written = [text.get_text() for text in inputs.texts]
+    assert written == ["8", "8", "8", "4", "4", "4"]
     assert heights(energy)[0] == [0.46, 0.5, 0.54]
     assert list(accuracy.lines[0].get_ydata()) == pytest.approx([99.0, 97.5, 96.0])
     labels = [text.get_text() for text in energy.get_xticklabels()]

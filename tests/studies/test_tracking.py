@@ -144,7 +144,9 @@ def dynamic_runs(tmp_path_factory) -> dict:
     """The finalists of a study of dynamic networks, by name."""
     folder = tmp_path_factory.mktemp("output") / "dynamic"
     uri = f"sqlite:///{folder.parent}/mlflow.db"
-    tracked = log_study(dynamic_result(), uri=uri, experiment=None, folder=folder)
+    with pytest.MonkeyPatch.context() as patch:  # figures take longer than all the rest
+        patch.setattr("bitfront.studies.tracking.write_figures", lambda *_: [])
+        tracked = log_study(dynamic_result(), uri=uri, experiment=None, folder=folder)
     found = MlflowClient(tracking_uri=uri).search_runs([tracked.experiment_id])
     return {run.info.run_name: run for run in with_role(found, "finalist")}
 
