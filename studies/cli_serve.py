@@ -9,7 +9,7 @@ from .cli_options import Fast, Json, Sets, Study, load_study, parsed
 from .terminal import print_facts, print_json, print_rows, stderr
 
 if TYPE_CHECKING:
-    from .serve_check import ServeReport
+    from .serve_report import ServeReport
 
 
 def serve_check(
@@ -55,8 +55,7 @@ def serve_check(
     """Serve the study's test split through a precision controller and print what happened."""
     from ..models.runtime.guardrail import GuardSettings
     from .progress import progress_for
-    from .serve_check import ServeSettings
-    from .serve_check import serve_check as serve
+    from .serve_settings import ServeSettings
 
     settings = ServeSettings(
         members=_numbers(members, "--members", int),
@@ -80,6 +79,8 @@ def serve_check(
         seed=seed,
     )
     spec = load_study(study, sets, fast=fast)
+    from .serve_check import serve_check as serve
+
     with progress_for(stderr()) as progress:
         report = serve(spec, settings, progress=progress)
     if as_json:

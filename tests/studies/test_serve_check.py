@@ -1,14 +1,20 @@
 """The command serve-check: what it prints, that it finds a shift, and how it ends on bad input."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bitfront.models.locate import resolve_checkpoint
 from bitfront.models.runtime.audit import read_audit
+from bitfront.spaces import ModelError
 from bitfront.studies.cli import app
+from bitfront.studies.serve_check import serve_check
+from bitfront.studies.serve_settings import ServeSettings
+from bitfront.studies.spec import StudySpec
 
 TINY = """\
 study: tiny
@@ -70,6 +76,7 @@ def test_without_noise_nothing_happens():
     assert level["in_force"] == report["inputs"] > level["answered"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_whatever_the_batch_size():
     found = [
         json.loads(serve(*SHIFT, "--json", "--batch-size", size, "--seed", seed).stdout)
@@ -113,6 +120,7 @@ def test_bad_input_is_one_sentence(arguments, said):
     assert said in line
 
 
+@pytest.mark.slow
 def test_widths_that_the_table_does_not_price_are_refused_and_not_chosen():
     widths = "{weights: [2, 4, 8], activations: [2, 4, 8]}"
     given = ("--repeat", "4", "--set", "energy.table=mpic", "--set", f"space={widths}")
@@ -126,3 +134,19 @@ def test_widths_that_the_table_does_not_price_are_refused_and_not_chosen():
     ended = serve("--repeat", "4", "--set", "energy.table=mpic", "--members", "6,8")
     assert ended.exit_code == 2
     assert "'low' must cost less than 'high', but it costs 1 of uniform 8 bit" in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_shift_is_found_on_cifar_10():
+    if not os.environ.get("BITFRONT_DATA"):
+        pytest.skip("needs CIFAR-10: set BITFRONT_DATA")
+    try:
+        resolve_checkpoint("cifar10_resnet20.safetensors")
+    except ModelError as error:
+        pytest.skip(str(error))
+    settings = ServeSettings(noise=0.05, noise_from=2000, noise_to=2500, limit=3400)
+    report = serve_check(StudySpec.load("cifar10-resnet20"), settings)
+    assert report.rolled_back_after is not None and report.rolled_back_after <= 256
+    assert report.returned_after is not None
+    assert [event["to"] for event in report.switches][:2] == ["low", "high"]
+    assert report.replays
