@@ -20,6 +20,7 @@ from .kernels import available, supports
 from .layerwise import kernels_of, layer_disagreements, layer_plans
 from .plan import Plan, costs, make_plan, shared_steps
 from .run import run_each
+from .steps import OTHER_GATES
 from .weights import PackedWeights
 
 _TOLERANCE = 1e-2
@@ -148,7 +149,7 @@ class Engine:
 
         def run(x: Tensor) -> list[Tensor]:
             if gates_of(self.model) != gates:
-                raise ModelError("other gates are in force than when this was prepared")
+                raise ModelError(OTHER_GATES)
             return self._run(plans, x)
 
         return run

@@ -29,6 +29,10 @@ Value = tuple[int, CodeGrid | None]
 """The place of an operation in its graph, and the grid of its codes; None for floats."""
 
 
+OTHER_GATES = "other gates are in force than when this was prepared"
+"""What is wrong with a plan whose steps are not what they would be now."""
+
+
 class NonFiniteError(ModelError):
     """A layer was given values that are not finite."""
 
@@ -89,8 +93,11 @@ class Quantize(Step):
 
         Raises:
             NonFiniteError: If a value is not finite: codes would hide it.
+            ModelError: If another gate is in force than when this was planned.
         """
         (x,) = operands
+        if self.quantizer.gate is not self.gate:
+            raise ModelError(OTHER_GATES)
         # One that is not finite shows in the sum, which is one cheap pass.
         if self.must_check and not (torch.isfinite(x.sum()) or torch.isfinite(x).all()):
             raise NonFiniteError(f"{self.quantizer.name} has values that are not finite")

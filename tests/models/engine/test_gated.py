@@ -284,6 +284,19 @@ def test_a_plan_is_for_the_gates_it_was_made_for(networks):
         chosen(x)
 
 
+def test_kernels_by_layer_are_for_the_gates_they_were_made_for(networks):
+    model = networks.quantized(networks.Residual())
+    fast, x = Engine(model, images(4, seed=2)), images(6)
+    gates = random_gates(model, 6)
+    with gated(model, gates):
+        expected = reference(model, x, allocation_of(model))
+        with fast.kernels(allocation_of(model)), torch.inference_mode():
+            assert torch.equal(model(x), expected)
+    with fast.kernels(allocation_of(model)), gated(model, gates), torch.inference_mode():
+        with pytest.raises(ModelError, match="other gates are in force than when"):
+            model(x)
+
+
 def test_values_that_are_not_finite_are_refused_before_a_gate_sees_them(networks):
     model = networks.quantized(networks.Residual())
     fast, x = Engine(model, images(4, seed=2)), images(2)
