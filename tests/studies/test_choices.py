@@ -110,6 +110,7 @@ def test_a_cascade_counts_its_members(energy):
     assert used.decisions == 1.5
     assert used.shares[0] == ((3, 3, 1.0), (4, 4, 0.5), (8, 8, 0.5))
     low, mid, high = map(energy.energy, members)
+    assert used.member_energies == pytest.approx([e / energy.w8a8 for e in (low, mid, high)])
     cost = decision_cost(energy, dynamic)
     expected = (low + 0.5 * mid + 0.5 * high + 1.5 * cost) / energy.w8a8
     assert usage_energy(energy, used) / energy.w8a8 == pytest.approx(expected)
