@@ -140,11 +140,11 @@ def input_energies(
     Returns:
         ``n`` energies.
     """
-    total = decisions * decision_cost(energy, dynamic) + sum(
-        shares @ energy.layer_costs[number, weights, activations]
-        for number, (weights, activations, shares) in enumerate(choices)
-    )
-    return np.asarray(total, dtype=np.float64) / energy.w8a8
+    total = decisions * decision_cost(energy, dynamic) + np.zeros(len(choices[0][2]))
+    for number, (weights, activations, shares) in enumerate(choices):
+        costs = energy.layer_costs[number, weights, activations]
+        total += shares @ np.where(shares.any(axis=0), costs, 0.0)
+    return total / energy.w8a8
 
 
 def _weighted(costs: Floats, usage: Usage) -> float:
@@ -153,6 +153,7 @@ def _weighted(costs: Floats, usage: Usage) -> float:
         share * costs[number, weight, activation]
         for number, triples in enumerate(usage.shares)
         for weight, activation, share in triples
+        if share  # what was never chosen needs no price
     )
 
 
@@ -170,11 +171,8 @@ def _stored_bytes(layers: Sequence[Layer], dynamic: DynamicAllocation) -> int:
     for layer, *widths in by_layer:
         if layer.kind == "matmul":
             continue
-        *others, _ = {np.asarray(w).tobytes(): w for w in widths}.values()
-        for width in others:
-            rows = np.broadcast_to(np.asarray(width, dtype=np.int64), (layer.out_channels,))
-            bits += layer.weight_count // layer.out_channels * int(rows.sum())
-            bits += PARAMETER_BITS * layer.out_channels
+        for width in set(widths) - {widths[-1]}:  # the widest member's are counted
+            bits += layer.weight_count * width + PARAMETER_BITS * layer.out_channels
     return -(-bits // 8)
 
 

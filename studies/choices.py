@@ -143,12 +143,12 @@ def static_choices(
     found = {}
     for slot, rows in chosen.items():
         constant = np.zeros(rows.shape[1], np.uint8)
-        candidates = np.arange(rows.shape[1])
-        for level in range(1, int(rows.max(initial=0)) + 1):
+        for level in range(int(rows.max(initial=0)), 0, -1):
             often = (rows >= level).mean(axis=0)
-            order = np.argsort(-often[candidates], kind="stable")
-            candidates = candidates[order[: int(np.rint(often.sum()))]]
-            constant[candidates] = level
+            # Those that have a larger width already are among those that have at least this one.
+            order = np.argsort(np.where(constant > 0, -2.0, -often), kind="stable")
+            chosen_here = order[: int(np.rint(often.sum()))]
+            constant[chosen_here] = np.maximum(constant[chosen_here], level)
         found[slot] = constant
     return found
 

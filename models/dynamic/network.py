@@ -68,6 +68,8 @@ class DynamicNetwork:
         if set(self.selectors) != expected:
             odd = sorted(expected.symmetric_difference(self.selectors))
             raise ModelError(f"a dynamic network has selectors for other operands: {odd[0]}")
+        if self.backbone is not None and self.dynamic.kind == "cascade":
+            raise ModelError("a cascade runs on the study's own network, and has no backbone")
         if self.backbone is not None and self.backbone.allocation != self.dynamic.widest:
             raise ModelError("the backbone of a dynamic network must be at its widest member")
 

@@ -154,6 +154,29 @@ def test_a_cascade_costs_what_was_run(small_network):
     assert max(sizes) < costs.size_bytes < sum(sizes)  # biases once
 
 
+def test_a_cascade_stores_each_width_once(small_network):
+    energy = EnergyModel(load_table("horowitz-45nm"), small_network)
+    two = cascade_of(small_network, 4, 6)
+    uniform4, uniform6 = two.members
+    first = small_network[0].name
+    three = DynamicAllocation(
+        "cascade",
+        (uniform4, uniform6, uniform6.replace(first, activation=8)),
+        thresholds=(0.9, 0.6),
+        temperatures=(1.0, 1.0),
+        classes=10,
+    )
+    back = DynamicAllocation(
+        "cascade",
+        (uniform4, uniform6, uniform4.replace(first, activation=8)),
+        thresholds=(0.9, 0.6),
+        temperatures=(1.0, 1.0),
+        classes=10,
+    )
+    sizes = {usage_costs(energy, used(d, d.members[0])).size_bytes for d in (two, three, back)}
+    assert len(sizes) == 1
+
+
 def test_a_table_of_whole_layers_prices_no_selectors():
     table = load_table("hawqv3-t4")
     layers = [

@@ -91,6 +91,10 @@ def test_a_static_choice_has_the_shares_of_the_mean(energy, dynamic):
     for slot, rows in told.items():
         for level in (1, 2):
             assert (constant[slot] >= level).sum() == round((rows >= level).mean(axis=0).sum())
+    # Who is wide most often stays wide, whatever it is otherwise: by rows, 2 of 3 in the first.
+    slot, rows = ("x", "activation"), np.zeros((5, 3), np.uint8)
+    rows[:3, 0], rows[:4, 1:] = 2, 1
+    assert static_choices({slot: rows}, dynamic)[slot].tolist() == [2, 1, 0]
     # A channel that gets a width in every input keeps it.
     slot = next(iter(told))
     told[slot][:, 0] = 2

@@ -62,6 +62,8 @@ def test_what_does_not_belong_together_is_refused():
         network(selectors={})
     with pytest.raises(ModelError, match="must be at its widest member"):
         network(backbone=backbone(LOW))
+    with pytest.raises(ModelError, match="a cascade runs on the study's own"):
+        DynamicNetwork(CASCADE, backbone=backbone())
 
 
 def test_damaged_bytes_are_refused():
