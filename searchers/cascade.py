@@ -52,7 +52,7 @@ WORTH_MEASURING = 1e-4
 """Share of the energy that a candidate has to be expected to save."""
 
 DEFAULT_SAMPLES = 1000
-"""Images that accuracies are taken to be from where that is not known."""
+"""Images that accuracies are taken to be from where none was measured."""
 
 REFERENCE_BITS = 8
 
@@ -80,7 +80,8 @@ class Cascade(Searcher):
         thresholds: Of the confidence, falling; tried with the best members before any others. A
             cascade of two members takes the first.
         calibrate: Whether temperatures are fitted to the calibration images; all are 1 if not.
-        static_evaluations: Evaluations of static allocations; a third of the budget if None.
+        static_evaluations: Evaluations of static allocations, where members are chosen; a third of
+            the budget if None. Members that are set are all measured.
         score: Sensitivity score that says which static allocations are good.
         screen_images: How many of the calibration images are used; all if None.
         time_limit_s: Seconds the solver may take, if there are limits.
@@ -143,24 +144,26 @@ class Cascade(Searcher):
         """Measure static allocations, then cascades of them."""
         members = self._members(problem)
         statics = Statics(problem, members, reference_of(problem.space))
-        first = problem.remaining if len(members) < 2 else self._static_evaluations(problem)
-        if problem.remaining == 1 or len(members) < 2:
-            statics.measure(first)
+        if problem.remaining == 1 or len(members) < 2:  # then there are no cascades
+            statics.measure(problem.remaining)
             return
+        static = self._static_evaluations(problem)
+        spread = math.ceil(static / 2)
+        statics.measure(spread)
         search = _Search(self, problem, statics)
-        statics.measure(-(-first // 2))
         search.learn_members()
-        statics.measure_these(search.wanted_members(), first - -(-first // 2))
+        statics.measure_these(search.wanted_members(), static - spread)
         search.learn_members()
         search.measure_cascades()
         search.report()
 
     def _static_evaluations(self, problem: Problem) -> int:
-        wanted = self.static_evaluations
-        if wanted is None:
-            wanted = max(2, math.ceil(problem.remaining / 3))
         if self.members is not None:
-            wanted = len(self.members) + 1
+            wanted = len(self.members) + 1  # and the reference
+        elif self.static_evaluations is not None:
+            wanted = self.static_evaluations
+        else:
+            wanted = max(2, math.ceil(problem.remaining / 3))
         return min(wanted, problem.remaining)
 
     def _widths(self) -> Iterator[tuple[int, int]]:
@@ -219,7 +222,7 @@ class _Search:
         self.members = Members(problem, statics, settings.calibrate, settings.screen_images)
         samples = max((m.samples for m in statics.measured.values()), default=0)
         answers = self.members.answers
-        resolution = 0.5 / (samples or DEFAULT_SAMPLES)
+        resolution = 1.0 / (samples or DEFAULT_SAMPLES)
         self.predictor = Predictor(answers, self._candidates(answers), resolution)
         self.open = self._may_be_within()
         self.found: list[_Found] = []

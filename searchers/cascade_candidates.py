@@ -198,7 +198,7 @@ class Predictor:
     Attributes:
         answers: What members answer.
         candidates: The cascades.
-        resolution: Losses smaller than this cannot be told from none: half an image.
+        resolution: Losses smaller than this cannot be told from none: one image.
     """
 
     answers: Answers
