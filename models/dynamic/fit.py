@@ -138,7 +138,11 @@ class Fitter:
         costs = self._prices.steps()
         for slot, gate in self.gates.items():
             regress(
-                gate.selectors, found[slot], costs[slot].tolist(), self._settings.regression_steps
+                gate.selectors,
+                found[slot],
+                costs[slot].tolist(),
+                steps=self._settings.regression_steps,
+                generator=self._generator,
             )
 
     def run_epoch(self, betas: tuple[float, float]) -> FitReport:

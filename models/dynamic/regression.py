@@ -16,6 +16,7 @@ from .losses import Losses
 from .selectors import Selectors
 
 _RATE = 0.03
+_IMAGES = 64
 _FLOOR = 1e-4
 """Share of what the steps of an operand are worth on average, below which nothing is told apart."""
 
@@ -36,7 +37,14 @@ def worth(losses: Losses, costs: Sequence[float]) -> Tensor:
     return (gained / prices.clamp_min(1e-12)).float()
 
 
-def regress(selectors: Selectors, losses: Losses, costs: Sequence[float], steps: int) -> None:
+def regress(
+    selectors: Selectors,
+    losses: Losses,
+    costs: Sequence[float],
+    *,
+    steps: int,
+    generator: torch.Generator,
+) -> None:
     """Fit scores to the logarithms of what steps are worth.
 
     What a step is worth in an input is known from a few random directions only: the square of a
@@ -48,7 +56,8 @@ def regress(selectors: Selectors, losses: Losses, costs: Sequence[float], steps:
         selectors: Are changed.
         losses: Of their operand.
         costs: What each step to more bits costs if all channels take it.
-        steps: Steps of the optimizer.
+        steps: Steps of the optimizer, each on some of the images.
+        generator: Draws these.
     """
     target = worth(losses, costs)
     mean = target.mean().clamp_min(1e-30)
@@ -63,8 +72,9 @@ def regress(selectors: Selectors, losses: Losses, costs: Sequence[float], steps:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-        estimate = selectors(losses.statistics).unsqueeze(-1) - selectors.thresholds
-        loss = (estimate + target * (-estimate.clamp_min(-40.0)).exp()).mean()
+        some = torch.randint(len(target), (min(len(target), _IMAGES),), generator=generator)
+        estimate = selectors(losses.statistics[some]).unsqueeze(-1) - selectors.thresholds
+        loss = (estimate + target[some] * (-estimate.clamp_min(-40.0)).exp()).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
