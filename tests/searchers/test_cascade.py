@@ -25,6 +25,8 @@ class TestCascade(SearcherConformance):
 
 
 class TestCascadeOfThree(SearcherConformance):
+    evaluations = 8
+
     @staticmethod
     def make():
         return Cascade(stages=3, calibrate=False, tolerance=0.05, screen_images=8)
