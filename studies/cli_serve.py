@@ -30,7 +30,7 @@ def serve_check(
     tolerance: Annotated[float, typer.Option(help="Drop that is accepted, as a share.")] = 0.007,
     window: Annotated[int, typer.Option(help="Checked inputs that are judged together.")] = 128,
     check_every: Annotated[int, typer.Option(help="Run every N-th input in the shadow.")] = 8,
-    patience: Annotated[int, typer.Option(help="Good checks before a level is taken again.")] = 32,
+    patience: Annotated[int, typer.Option(help="Good checks before a level is taken again.")] = 48,
     noise: Annotated[
         float, typer.Option(help="Standard deviation of noise, of the range of a pixel.")
     ] = 0.0,

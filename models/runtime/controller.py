@@ -86,6 +86,7 @@ class PrecisionController:
         self.history: list[tuple[int, int]] = [(0, self._highest)]
         self._energies = np.array([level.energy for level in self.levels])
         self._usual_energies = [level.energy for level in self.levels]
+        self._usual_shares: list[Mapping[Signal, float]] = [{} for _ in self.levels]
         self._guardrail: Guardrail | None = None
         self._unsure_below: Floats = np.zeros(0)
         self._failures: dict[str, int] = {}
@@ -133,11 +134,11 @@ class PrecisionController:
         self._guardrail = None  # what it has seen so far was held against other expectations
         self._unsure_below = np.array([found.unsure_below(n) for n in range(self._highest)])
         self._usual_energies = found.energies
-        shares = [
-            {signal: 1 - bad / level.inputs for signal, bad in level.bad.items()}
-            for level in expected
+        self._usual_shares = [
+            {signal: 1 - bad / each.inputs for signal, bad in each.bad.items()}
+            for each in (*expected, found.expected(self._highest))
         ]
-        facts = {"set_up_inputs": found.inputs, "set_up_labels": found.labelled, "expected": shares}
+        facts = {"set_up_inputs": found.inputs, "set_up_labels": found.labelled}
         if self.floor > 0:
             self.step_down(0, "as measured at set-up", facts)
         self._guardrail = guardrail
@@ -398,6 +399,7 @@ class PrecisionController:
                 share, count = self._share(level, signal)
                 event[f"{signal}_{when}"] = share
                 event[f"{signal}_{when}_inputs"] = count
+                event[f"{signal}_{when}_at_set_up"] = self._usual_shares[level].get(signal)
         return event | dict(facts)
 
     def _share(self, level: int, signal: Signal) -> tuple[float | None, int]:

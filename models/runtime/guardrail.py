@@ -18,9 +18,9 @@ SIGNALS: tuple[Signal, ...] = get_args(Signal)
 _SHORTEST = 8
 """Fewest inputs that are judged together."""
 
-_RETURN_SIGMAS = 1.0
-"""What chance may explain of a drop before a level is taken again. Far less than before it is left:
-that is the hysteresis."""
+_RETURN_SIGMAS = 0.0
+"""What chance may explain of a drop before a level is taken again: nothing, it has to do as well as
+usual. Between that and `GuardSettings.sigmas` is the hysteresis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class GuardSettings:
     window: int = 128
     check_every: int = 8
     sigmas: float = 5.0
-    patience: int = 32
+    patience: int = 48
     max_patience: int = 1024
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from bitfront.models.locate import resolve_checkpoint
 from bitfront.models.runtime.audit import read_audit
+from bitfront.models.runtime.guardrail import GuardSettings
 from bitfront.spaces import ModelError
 from bitfront.studies.cli import app
 from bitfront.studies.serve_check import serve_check
@@ -24,7 +25,18 @@ strategies: [{name: uniform}]
 budgets: {evaluations: 3}
 execution: {workers: 0}
 """
-SHIFT = ("--repeat", "6", "--noise", "0.6", "--noise-from", "800", "--noise-to", "1600")
+SHIFT = (
+    "--repeat",
+    "7",
+    "--patience",
+    "24",
+    "--noise",
+    "0.6",
+    "--noise-from",
+    "800",
+    "--noise-to",
+    "1600",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +55,7 @@ def test_a_shift_is_found_written_down_and_survived(guard):
     ended = serve(*SHIFT, "--guard", guard, "--audit", "audit.jsonl", "--json")
     assert ended.exit_code == 0, ended.output
     report = json.loads(ended.stdout)
-    assert report["inputs"] == 2520
+    assert report["inputs"] == 2940
     assert 0 < report["rolled_back_after"] <= 256
     assert report["returned_after"] is not None
     assert report["replays"] is True
@@ -56,7 +68,7 @@ def test_a_shift_is_found_written_down_and_survived(guard):
     before, under, after = report["phases"][1:]
     assert before["lowest_share"] == 1 and under["lowest_share"] < 0.5 < after["lowest_share"] + 0.5
     assert before["energy"] == pytest.approx(report["levels"][0]["energy"])
-    assert sum(level["answered"] for level in report["levels"]) == 2520
+    assert sum(level["answered"] for level in report["levels"]) == 2940
 
 
 def test_it_prints_what_changed_by_level_and_by_part():
@@ -144,7 +156,8 @@ def test_a_shift_is_found_on_cifar_10():
         resolve_checkpoint("cifar10_resnet20.safetensors")
     except ModelError as error:
         pytest.skip(str(error))
-    settings = ServeSettings(noise=0.05, noise_from=2000, noise_to=2500, limit=3400)
+    guard = GuardSettings(patience=24)
+    settings = ServeSettings(guard=guard, noise=0.05, noise_from=1200, noise_to=1600, limit=2700)
     report = serve_check(StudySpec.load("cifar10-resnet20"), settings)
     assert report.rolled_back_after is not None and report.rolled_back_after <= 256
     assert report.returned_after is not None

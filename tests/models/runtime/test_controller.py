@@ -197,7 +197,9 @@ def test_the_log_begins_with_versions_levels_and_settings(make, path):
     assert start["time"] == "1970-01-01T00:00:01.000+00:00"
     (switch,) = happened(path)
     assert switch["set_up_inputs"] == 1000
-    assert switch["expected"][0]["agreement"] > 0.9
+    assert 0.9 < switch["agreement_after_at_set_up"] <= 1
+    assert switch["agreement_before_at_set_up"] == 1
+    assert switch["agreement_after"] is None
 
 
 def test_a_second_controller_continues_the_log(make, path):
