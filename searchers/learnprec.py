@@ -17,7 +17,8 @@ from ..spaces import BitAllocation, BitSpace, InfeasibleError, StudyError
 from .additive import AdditiveModel, check_time_limit
 from .additive_search import cheapest_within, solve_within
 from .base import Searcher
-from .learnprec_fit import Fitted
+from .learnprec_curve import Curve
+from .learnprec_fit import Calibrated, fitted
 from .learnprec_plan import Plan, narrowed, plan, usage_of
 from .pricing import is_within, shown_cost
 from .problem import Problem
@@ -98,16 +99,7 @@ class LearnPrec(FitSettings, Searcher):
         if found is None:
             _measure_static(problem, self.narrowed(self.searched(problem.space)))
             return
-        fitted = network.fitted(found)
-        fitted.fit()
-        low, high = fitted.ends()
-        is_limited = bool(problem.budget.limits)
-        # The widest choices for all inputs are none: what comes of them is a static allocation.
-        targets = np.linspace(low, high, self.points + 2 - is_limited)[1:]
-        targets = targets[: self.points][::-1]
-        for index in farthest_first(targets.tolist()):
-            if problem.remaining:
-                fitted.measure(float(targets[index]))
+        network.curve(found).measure_spread(self.points)
 
     def _search_allocations(self, problem: Problem, network: "_Network") -> None:
         space, limits = self.narrowed(self.searched(problem.space)), problem.budget.limits
@@ -129,9 +121,7 @@ class LearnPrec(FitSettings, Searcher):
             if found is None:
                 problem.evaluate([solution.allocation])
                 continue
-            fitted = network.fitted(found)
-            fitted.fit((aimed, aimed))
-            fitted.measure(aimed)
+            network.curve(found, (aimed, aimed)).measure(aimed)
         problem.findings["solver"] = said
 
     def _uniform_plan(self, problem: Problem, network: "_Network") -> Plan | None:
@@ -170,11 +160,11 @@ class _Network:
 
         self._settings, self._problem, self._seed = settings, problem, seed
         self._space = settings.searched(problem.space)
-        self._model = problem.quantized_model()
         batches = problem.calibration()
-        self._images = torch.cat([x for x, _ in batches])
-        self._labels = torch.cat([labels for _, labels in batches])
-        self._layouts = layouts(self._model, self._images[:_EXAMPLES])
+        images = torch.cat([x for x, _ in batches])
+        labels = torch.cat([labels for _, labels in batches])
+        self._calibrated = Calibrated(problem.quantized_model(), images, labels)
+        self._layouts = layouts(self._calibrated.model, images[:_EXAMPLES])
         self._is_noted = False
 
     def plan(self, base: BitAllocation) -> Plan | None:
@@ -185,17 +175,9 @@ class _Network:
             self._note(found)
         return found
 
-    def fitted(self, found: Plan) -> Fitted:
-        """Return selectors of a plan, not fitted yet."""
-        return Fitted(
-            self._settings,
-            self._problem,
-            found,
-            self._model,
-            self._images,
-            self._labels,
-            self._seed,
-        )
+    def curve(self, found: Plan, span: tuple[float, float] | None = None) -> Curve:
+        """Fit the selectors of a plan; see `fitted`."""
+        return fitted(self._problem, self._settings, found, self._calibrated, self._seed, span)
 
     def _note(self, found: Plan | None) -> None:
         """Say what does not choose, where it could have but for what that costs."""

@@ -13,6 +13,7 @@ from .problem import Problem
 
 if TYPE_CHECKING:  # torch stays out until there is something to train
     from ..models.qat.trainer import EpochReport, Trainer
+    from ..models.trained import TrainedNetwork
 
 Floats = Sequence[float]
 
@@ -116,6 +117,7 @@ class Training:
         beta: Callable[[float], float] = lambda energy: 0.0,
         learned: Callable[[], tuple[Floats, Floats]] | None = None,
         note: Callable[[], Mapping[str, Any]] = dict,
+        measure: "Callable[[TrainedNetwork], Measurement] | None" = None,
     ) -> Measurement | None:
         """Train for an epoch; measure, log and keep what comes of it.
 
@@ -125,6 +127,7 @@ class Training:
             learned: Says, after the epoch, the real widths of weights and activations, if there
                 are other ones than those of the allocation.
             note: Says, after the epoch, what else is to be kept.
+            measure: Measures the network, if not `Problem.evaluate_trained`.
 
         Returns:
             The measurement, if it was time for one.
@@ -136,7 +139,7 @@ class Training:
             problem.charge(*trainer.passed)
         at, measurement = allocation(), None
         if self.is_over or trainer.epoch % self._settings.evaluate_every == 0:
-            measurement = problem.evaluate_trained(trainer.trained(at))
+            measurement = (measure or problem.evaluate_trained)(trainer.trained(at))
             problem.charge(trainer.images_estimated)
         self._log(report, at, measurement, None if learned is None else learned())
         kept = {**self._note, **note()}

@@ -91,6 +91,17 @@ def symmetric_grid(largest: Tensor, bits: Tensor, turned: Tensor | None = None) 
     return LearnedGrid(scale.to(dtype), bottom.to(dtype), top.to(dtype))
 
 
+def refined(grid: LearnedGrid, extra_bits: int) -> LearnedGrid:
+    """Return a grid with more bits from the same lowest point, as `quantizers.channel_grid` does.
+
+    Args:
+        grid: The grid.
+        extra_bits: How many more.
+    """
+    factor = 2.0**extra_bits
+    return LearnedGrid(grid.scale / factor, grid.bottom * factor, (grid.top + 1) * factor - 1)
+
+
 def quantize_through(x: Tensor, grid: LearnedGrid) -> Tensor:
     """Return every value's nearest point of a grid, with the gradients of this module.
 

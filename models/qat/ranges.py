@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from ...spaces import FLOAT_BITS
 from ..config import ActivationScheme
+from ..dynamic.container import Container
+from ..dynamic.gates import TrainableGate
+from ..dynamic.quantize import select
 from ..observers import Range, weight_fraction
 from ..quantizers import CONTAINER_BITS
 from .config import ActivationRanges, WeightRanges
-from .quantize import LearnedGrid, affine_grid, quantize_through, symmetric_grid
+from .quantize import LearnedGrid, affine_grid, quantize_through, refined, symmetric_grid
 
 STARTS = (2, 3, 4, 5, 6, 7, 8)
 """Widths that ranges have a beginning for."""
@@ -94,7 +97,13 @@ class ActivationQuantizer(RangeQuantizer):
         ends: Lower and upper end to begin with, for each of the widths `STARTS`; or one for all.
         kind: How the ends follow the data.
         scheme: ``affine``, or ``symmetric`` with the upper end as the largest magnitude.
+
+    Attributes:
+        gate: Chooses the widths of its channels in place of the one that is set; None if nothing
+            does. All that it may choose share one range.
     """
+
+    gate: TrainableGate | None = None
 
     def __init__(
         self, ends: Sequence[Range], kind: ActivationRanges, scheme: ActivationScheme
@@ -116,6 +125,8 @@ class ActivationQuantizer(RangeQuantizer):
 
     def quantized(self, x: Tensor, bits: Tensor) -> Tensor:
         """Return the activation quantized."""
+        if self.gate is not None:
+            return self._chosen(x, self.gate)
         low, high = self.ends(bits.item())
         if self.kind != "pact":
             return quantize_through(x, self._grid(low, high, bits))
@@ -124,6 +135,16 @@ class ActivationQuantizer(RangeQuantizer):
         low = low + (grid.bottom * grid.scale - low).detach()
         high = high + (grid.top * grid.scale - high).detach()
         return quantize_through(torch.clamp(x, low, high), grid)
+
+    def _chosen(self, x: Tensor, gate: TrainableGate) -> Tensor:
+        """Return the activation at the widths of a gate, on grids as `channel_grid` has them."""
+        narrowest, widest = gate.widths[0], gate.widths[-1]
+        low, high = self.ends(widest)
+        ends = low.item(), high.item()
+        container = Container.of(dict.fromkeys(gate.widths, ends), gate.widths, self.scheme)
+        coarsest = self._grid(low, high, torch.tensor(float(narrowest), device=x.device))
+        points = [quantize_through(x, refined(coarsest, b - narrowest)) for b in gate.widths]
+        return select(points, gate.gates(x, container), gate.layout)
 
     def _grid(self, low: Tensor, high: Tensor, bits: Tensor) -> LearnedGrid:
         if self.scheme == "symmetric":
