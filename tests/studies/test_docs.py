@@ -93,6 +93,6 @@ def test_the_example_of_the_reference_is_a_valid_study(tmp_path, monkeypatch):
 def test_every_command_is_documented():
     text = (DOCS / "cli.md").read_text()
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert len(names) == 10
+    assert len(names) == 11
     for name in names:
         assert f"| `bitfront {name} " in text
