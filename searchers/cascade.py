@@ -1,6 +1,6 @@
 """The confidence cascade: low precision where it is sure, higher precision elsewhere.
 
-[DPT] Dynamic precision tuning (../shared/seeds/003_5e318a7232cd574a.txt): profile, choose by the
+[DPT] "Dynamic Precision Tuning for Energy Savings", an article of 2025: profile, choose by the
 confidence of the answer, redo in higher precision what is not sure enough.
 """
 
@@ -88,7 +88,7 @@ class Cascade(Searcher):
     """
 
     summary: ClassVar[str] = "Low precision first, and higher precision where it is not sure."
-    paper: ClassVar[str] = "Dynamic precision tuning by confidence, 2025 (shared/seeds/003)"
+    paper: ClassVar[str] = "Dynamic Precision Tuning for Energy Savings, 2025"
     granularities: ClassVar[frozenset[str]] = frozenset({"layer", "channel"})
     needs_model: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
 
 from ..spaces import non_dominated
 
@@ -270,6 +269,8 @@ class Predictor:
         measured = np.isin(self.candidates.members[:, 0], list(self._lost_more))
         deviation = np.where(measured, SURER, UNSURE)
         allowed = np.log(max(tolerance, 0.0) + self.resolution)
+        from scipy.special import ndtr  # the command line starts without scipy
+
         likely = ndtr((allowed - np.log(self.losses + self.resolution)) / deviation)
         return np.asarray(np.maximum(best - self.costs, 0.0) * likely)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from ..spaces import BitAllocation, DynamicAllocation, Measurement
 from .cascade_candidates import Answers, smoothed
@@ -133,6 +132,8 @@ class Members:
         self._classes = logits.shape[2]
         shape = len(kept), len(labels)
         if len(kept):
+            from scipy.special import softmax  # the command line starts without scipy
+
             reference = logits[-1].astype(np.float64)
             likely = softmax(
                 reference / (fit_temperature(reference, labels) if calibrate else 1.0), axis=1

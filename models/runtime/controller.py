@@ -1,6 +1,6 @@
 """A deployed network that chooses its precision while it runs, watched and written down.
 
-Dynamic precision tuning, shared/seeds 003: a policy by confidence, continuous validation with an
+After "Dynamic Precision Tuning for Energy Savings", an article of 2025: a policy by confidence, continuous validation with an
 automatic rollback, and an audit log of when and where precision changed.
 """
 
