@@ -1,7 +1,7 @@
 """The confidence cascade: the first answers stay where they are sure, others are redone.
 
-[DPT] "Dynamic Precision Tuning for Energy Savings", an article of 2025: above an upper confidence the low precision
-stays, below a lower one the highest is used, in between a middle one.
+[DPT] "Dynamic Precision Tuning for Energy Savings", an article of 2025: above an upper confidence
+the low precision stays, below a lower one the highest is used, in between a middle one.
 
 [GPS17] Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017.
 """

@@ -1,7 +1,8 @@
 """A deployed network that chooses its precision while it runs, watched and written down.
 
-After "Dynamic Precision Tuning for Energy Savings", an article of 2025: a policy by confidence, continuous validation with an
-automatic rollback, and an audit log of when and where precision changed.
+After "Dynamic Precision Tuning for Energy Savings", an article of 2025: a policy by confidence,
+continuous validation with an automatic rollback, and an audit log of when and where precision
+changed.
 """
 
 import platform

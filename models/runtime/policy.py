@@ -1,7 +1,8 @@
 """Which level answers an input.
 
-After "Dynamic Precision Tuning for Energy Savings", an article of 2025: a top-1 probability over 0.9 stays low, one under 0.6 is
-redone in the highest precision, and what lies between in a middle one.
+After "Dynamic Precision Tuning for Energy Savings", an article of 2025: a top-1 probability over
+0.9 stays low, one under 0.6 is redone in the highest precision, and what lies between in a middle
+one.
 """
 
 import math
