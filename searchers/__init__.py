@@ -20,6 +20,7 @@ from .haq import Haq
 from .hawq import Hawq
 from .ilp import Ilp
 from .learnprec import LearnPrec
+from .learnprec_joint import LearnPrecJoint
 from .lsq import Lsq
 from .optuna_search import OptunaSearch
 from .percentile import Percentile
@@ -57,6 +58,7 @@ __all__ = [
     "Hawq",
     "Ilp",
     "LearnPrec",
+    "LearnPrecJoint",
     "Lsq",
     "ModelSource",
     "OptunaSearch",

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..models.config import ScoreConfig, ScoreKind
 from ..models.dynamic.settings import FitSettings
-from ..spaces import BitAllocation, BitSpace, InfeasibleError, StudyError
+from ..spaces import BitAllocation, BitSpace, StudyError
 from .additive import AdditiveModel, check_time_limit
 from .additive_search import cheapest_within, solve_within
 from .base import Searcher
 from .learnprec_curve import Curve
 from .learnprec_fit import Calibrated, fitted
-from .learnprec_plan import Plan, narrowed, plan, usage_of
-from .pricing import is_within, shown_cost
+from .learnprec_plan import Plan, narrowed, note_static, plan, widest_plan
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
@@ -87,15 +85,19 @@ class LearnPrec(FitSettings, Searcher):
 
     def search(self, problem: Problem) -> None:
         """Fit, then measure the energies that are aimed at; for ``ilp`` one fit for each."""
+        from ..models.threads import fixed_threads
+
         seed = int(problem.rng.integers(2**31))
-        network = _Network(self, problem, seed)
-        if self.weights == "ilp":
-            self._search_allocations(problem, network)
-        else:
-            self._search_energies(problem, network)
+        with fixed_threads(self.threads):
+            network = _Network(self, problem, seed)
+            if self.weights == "ilp":
+                self._search_allocations(problem, network)
+            else:
+                self._search_energies(problem, network)
 
     def _search_energies(self, problem: Problem, network: "_Network") -> None:
-        found = self._uniform_plan(problem, network)
+        assert isinstance(self.weights, int)
+        found = network.widest_plan(self.weights)
         if found is None:
             _measure_static(problem, self.narrowed(self.searched(problem.space)))
             return
@@ -124,79 +126,43 @@ class LearnPrec(FitSettings, Searcher):
             network.curve(found, (aimed, aimed)).measure(aimed)
         problem.findings["solver"] = said
 
-    def _uniform_plan(self, problem: Problem, network: "_Network") -> Plan | None:
-        """Return the plan with the widest weights whose narrowest choices are within the limits.
-
-        Raises:
-            InfeasibleError: If there is none.
-        """
-        assert isinstance(self.weights, int)
-        space, limits = self.searched(problem.space), problem.budget.limits
-        cheapest = math.inf
-        for bits in range(self.weights, 1, -1):
-            found = network.plan(space.uniform(bits, self.widths[-1]))
-            if found is None:
-                return None
-            shares = {place: _first(len(o.widths)) for place, o in found.operands.items()}
-            usage = usage_of(problem.energy, found.dynamic, shares, 1)
-            prices = {name: problem.pricing.price_of_usage(usage, name) for name in limits}
-            if all(is_within(prices[name], limits[name]) for name in limits):
-                return found
-            cheapest = min(cheapest, prices.get("energy", math.inf))
-        raise InfeasibleError(
-            f"no weights of at most {self.weights} bits are within the limits with activations of "
-            f"{self.widths[0]} bits and their selectors; the smallest energy is "
-            f"{shown_cost(cheapest)}: raise the limit or allow smaller widths"
-        )
-
 
 class _Network:
     """The network that selectors are fitted to, and what it is calibrated on."""
 
     def __init__(self, settings: LearnPrec, problem: Problem, seed: int) -> None:
-        import torch
-
         from ..models.dynamic.operands import layouts
 
         self._settings, self._problem, self._seed = settings, problem, seed
         self._space = settings.searched(problem.space)
-        batches = problem.calibration()
-        images = torch.cat([x for x, _ in batches])
-        labels = torch.cat([labels for _, labels in batches])
-        self._calibrated = Calibrated(problem.quantized_model(), images, labels)
-        self._layouts = layouts(self._calibrated.model, images[:_EXAMPLES])
+        self._calibrated = Calibrated.of(problem.quantized_model(), problem.calibration())
+        self._layouts = layouts(self._calibrated.model, self._calibrated.images[:_EXAMPLES])
         self._is_noted = False
 
     def plan(self, base: BitAllocation) -> Plan | None:
         """Return what there is to choose around an allocation."""
         found = plan(self._space, self._problem.energy, base, self._settings, self._layouts)
-        if not self._is_noted:
-            self._is_noted = True
-            self._note(found)
-        return found
+        return self._noted(found)
+
+    def widest_plan(self, weights: int) -> Plan | None:
+        """Return what there is to choose with uniform weights; see `learnprec_plan.widest_plan`."""
+        problem = self._problem
+        limits = problem.budget.limits
+        found = widest_plan(
+            self._space, problem.pricing, limits, self._settings, weights, self._layouts
+        )
+        return self._noted(found)
 
     def curve(self, found: Plan, span: tuple[float, float] | None = None) -> Curve:
         """Fit the selectors of a plan; see `fitted`."""
         return fitted(self._problem, self._settings, found, self._calibrated, self._seed, span)
 
-    def _note(self, found: Plan | None) -> None:
-        """Say what does not choose, where it could have but for what that costs."""
-        most = f"max_overhead of {100 * self._settings.max_overhead:g} %"
-        if found is None:
-            note = (
-                f"nothing chooses its widths: the space leaves no activation two of "
-                f"{list(self._settings.widths)}, or selectors would cost more than the {most}"
-            )
-        elif found.left_out:
-            dearest = max(found.left_out, key=lambda place: found.left_out[place])
-            note = (
-                f"{len(found.left_out)} activations have one width for all inputs, since their "
-                f"selectors would cost more than the {most} of their layers; most of all that of "
-                f"{dearest[0]} with {100 * found.left_out[dearest]:.1f} %"
-            )
-        else:
-            return
-        self._problem.findings.setdefault("notes", []).append(note)
+    def _noted(self, found: Plan | None) -> Plan | None:
+        """Say once what does not choose, where it could have but for what that costs."""
+        if not self._is_noted:
+            self._is_noted = True
+            note_static(self._problem, self._settings, found)
+        return found
 
 
 def _measure_static(problem: Problem, space: BitSpace) -> None:
@@ -205,7 +171,3 @@ def _measure_static(problem: Problem, space: BitSpace) -> None:
     if not problem.allows(widest):
         widest = cheapest_within(space, problem.pricing, problem.budget.limits)
     problem.evaluate([widest])
-
-
-def _first(count: int) -> npt.NDArray[np.float64]:
-    return np.array([1.0] + [0.0] * (count - 1))

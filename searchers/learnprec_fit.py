@@ -11,11 +11,12 @@ from .learnprec_plan import Place, Plan
 from .problem import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from ..models.dynamic.fit import FitReport, Fitter
+    from ..models.dynamic.gates import TrainableGate
     from ..models.dynamic.offsets import Offsets
     from ..models.quantized import QuantizedModel
 
@@ -50,16 +51,33 @@ class Calibrated:
             self.model, plan.operands, plan.prices, self.images, self.labels, settings, seed
         )
 
-    def offsets(self, fitter: "Fitter", plan: Plan, batch_size: int) -> "Offsets":
-        """Return what finds offsets for the selectors as they are now, in whole numbers."""
+    @classmethod
+    def of(
+        cls, model: "QuantizedModel", batches: "Sequence[tuple[Tensor, Tensor]]"
+    ) -> "Calibrated":
+        """Return a network with the images of some batches."""
         import torch
 
-        from ..models.dynamic.integer_selector import IntegerSelector
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return cls(model, images, labels)
+
+    def offsets(
+        self, gates: "Mapping[Place, TrainableGate]", plan: Plan, batch_size: int
+    ) -> "Offsets":
+        """Return what finds offsets for selectors as they are now, in whole numbers.
+
+        Args:
+            gates: Have the selectors.
+            plan: What there is to choose.
+            batch_size: Images per pass.
+        """
+        import torch
+
         from ..models.dynamic.offsets import Offsets
 
-        selectors = {slot: IntegerSelector(parts) for slot, parts in fitter.arrays(0.0).items()}
+        selectors = {slot: gate.selectors.deployed() for slot, gate in gates.items()}
         batches = torch.split(self.images, batch_size)
-        return Offsets(self.model, fitter.gates, selectors, plan.prices, batches)
+        return Offsets(self.model, gates, selectors, plan.prices, batches)
 
 
 def fitted(
@@ -85,7 +103,7 @@ def fitted(
         fitter.begin()
         if settings.epochs:
             betas = _betas(
-                problem, settings, network.offsets(fitter, plan, settings.batch_size), span
+                problem, settings, network.offsets(fitter.gates, plan, settings.batch_size), span
             )
         for _ in range(settings.epochs):
             log(problem, plan, fitter.run_epoch(betas))
@@ -95,7 +113,7 @@ def fitted(
     def at(offset: float) -> DynamicNetwork:
         return DynamicNetwork(plan.dynamic, fitter.arrays(offset), settings.per)
 
-    return Curve(problem, plan, network.offsets(fitter, plan, settings.batch_size), at)
+    return Curve(problem, plan, network.offsets(fitter.gates, plan, settings.batch_size), at)
 
 
 def log(problem: Problem, plan: Plan, report: "FitReport") -> None:
@@ -119,7 +137,7 @@ def mean_widths(
     """Return mean widths of weights and activations by layer, where some are chosen."""
     weights, activations = (
         [
-            chosen.get((name, operand), float(bits))  # type: ignore[call-overload, arg-type]
+            chosen.get((name, operand), float(bits))  # type: ignore[arg-type]
             for name, bits in zip(widest.layers, all_bits, strict=True)
         ]
         for operand, all_bits in (("weight", widest.weights), ("activation", widest.activations))

@@ -10,9 +10,21 @@ import numpy.typing as npt
 
 from ..energy import EnergyModel, decision_cost, selector_costs
 from ..models.dynamic.settings import SelectorSettings
-from ..spaces import BitAllocation, Bits, BitSpace, DynamicAllocation, Operand, Selector, Usage
+from ..spaces import (
+    BitAllocation,
+    Bits,
+    BitSpace,
+    DynamicAllocation,
+    InfeasibleError,
+    Operand,
+    Selector,
+    Usage,
+)
 from ..spaces.constraints import Variable
 from ..spaces.slots import OPERANDS, Slot
+from .budget import limit_text
+from .pricing import Pricing, is_within, shown_cost
+from .problem import Problem
 
 if TYPE_CHECKING:
     from ..models.dynamic.fit import Operand as FittedOperand
@@ -155,6 +167,74 @@ def plan(
     for member in dynamic.members:
         space.validate(member)
     return Plan(dynamic, operands, _prices(energy, dynamic), left_out)
+
+
+def widest_plan(
+    space: BitSpace,
+    pricing: Pricing,
+    limits: Mapping[str, float],
+    settings: SelectorSettings,
+    weights: int,
+    layouts: "Mapping[Place, Layout]",
+) -> Plan | None:
+    """Return the plan with the widest uniform weights that can be within limits.
+
+    Args:
+        space: The space.
+        pricing: Prices the network.
+        limits: What has to be met, if not by the widest choices then by the narrowest.
+        settings: What selectors there are.
+        weights: Largest width of the weights.
+        layouts: Of all operands that could choose.
+
+    Returns:
+        The plan; None if there is nothing to choose.
+
+    Raises:
+        InfeasibleError: If no width of the weights is within the limits.
+    """
+    smallest = dict.fromkeys(limits, math.inf)
+    for bits in range(weights, 1, -1):
+        found = plan(
+            space, pricing.energy, space.uniform(bits, settings.widths[-1]), settings, layouts
+        )
+        if found is None:
+            return None
+        narrowest = {place: np.eye(len(o.widths))[0] for place, o in found.operands.items()}
+        usage = usage_of(pricing.energy, found.dynamic, narrowest, 1)
+        prices = {name: pricing.price_of_usage(usage, name) for name in limits}
+        if all(is_within(prices[name], limits[name]) for name in limits):
+            return found
+        smallest = {name: min(price, smallest[name]) for name, price in prices.items()}
+    said = ", ".join(
+        f"{name} {shown_cost(smallest[name])} (limit {limit_text(limit)})"
+        for name, limit in limits.items()
+    )
+    raise InfeasibleError(
+        f"activations of {settings.widths[0]} bits with their selectors, and weights of at most "
+        f"{weights} bits, are not within the limits; the smallest achievable is {said}: raise the "
+        f"limit or allow smaller widths"
+    )
+
+
+def note_static(problem: Problem, settings: SelectorSettings, found: Plan | None) -> None:
+    """Say what does not choose, where it could have but for what that costs."""
+    most = f"max_overhead of {100 * settings.max_overhead:g} %"
+    if found is None:
+        note = (
+            f"nothing chooses its widths: the space leaves no activation two of "
+            f"{list(settings.widths)}, or selectors would cost more than the {most}"
+        )
+    elif found.left_out:
+        dearest = max(found.left_out, key=lambda place: found.left_out[place])
+        note = (
+            f"{len(found.left_out)} activations have one width for all inputs, since their "
+            f"selectors would cost more than the {most} of their layers; most of all that of "
+            f"{dearest[0]} with {100 * found.left_out[dearest]:.1f} %"
+        )
+    else:
+        return
+    problem.findings.setdefault("notes", []).append(note)
 
 
 def usage_of(energy: EnergyModel, dynamic: DynamicAllocation, shares: Shares, inputs: int) -> Usage:

@@ -54,6 +54,10 @@ class AdditiveLandscape:
         model: The network, where some choose the widths of their channels.
     """
 
+    _usages: ClassVar[dict[str, Usage]] = {}
+    """What networks chose that were handed over, by digest: as a ledger has it, for all of these
+    evaluators, since another run of a trial asks by digests alone."""
+
     def __init__(
         self, energy: EnergyModel, seed: int = 0, model: ModelSource | None = None
     ) -> None:
@@ -112,20 +116,21 @@ class AdditiveLandscape:
     def _measure_network(
         self, allocation: BitAllocation, fidelity: float, network: Any
     ) -> Measurement:
-        if isinstance(network, str):
-            return self.measure(allocation, fidelity, network)
-        measured = self.measure(allocation, fidelity, network.digest)
+        digest = network if isinstance(network, str) else network.digest
+        measured = self.measure(allocation, fidelity, digest)
         dynamic = getattr(network, "dynamic", None)
-        if dynamic is None or dynamic.kind != "channels":
+        if dynamic is not None and dynamic.kind == "channels":
+            self._usages[digest] = self._usage(network)
+        if digest not in self._usages:
             return measured
-        usage = self._usage(network)
+        usage = self._usages[digest]
         costs = usage_costs(self.energy, usage)
         lost = sum(
             share * float(self.sensitivity[:, number] @ 4.0 ** -np.array([weight, activation]))
             for number, triples in enumerate(usage.shares)
             for weight, activation, share in triples
         )
-        accuracy = max(0.1, 0.95 - lost) - 0.001 * int(network.digest[:8], 16) / 16**8
+        accuracy = max(0.1, 0.95 - lost) - 0.001 * int(digest[:8], 16) / 16**8
         return replace(
             measured,
             accuracy=accuracy,
@@ -144,8 +149,11 @@ class AdditiveLandscape:
         from ..models.dynamic.operands import gated
 
         assert self._model is not None, "give the landscape the network that chooses"
-        model = self._model.quantized_model()
         ((images, _),) = self._model.calibration()
+        model = self._model.quantized_model()
+        if network.backbone is not None:
+            float_model, config = self._model.float_model(), model.config
+            model = network.deploy(float_model, self.energy.layers, config, [images])
         model.set_allocation(network.allocation)
         gates = network.gates({layer.name: layer for layer in self.energy.layers})
         with gated(model, gates):

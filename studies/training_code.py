@@ -10,9 +10,11 @@ _PACKAGE = Path(__file__).parent.parent
 
 SHARED = (
     "models/augment.py",
+    "models/dynamic/*.py",
     "models/optimizers.py",
     "models/qat/*.py",
     "models/trained.py",
+    "searchers/learnprec_*.py",
     "searchers/rounding.py",
     "searchers/steering.py",
     "spaces/rounding.py",

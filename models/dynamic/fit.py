@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...spaces import ModelError
+from ...spaces.dynamic import STATISTICS
 from ..quantized import QuantizedModel
 from .gates import TrainableGate
 from .layout import Layout
@@ -67,24 +68,25 @@ def trainable_gates(
     operands: Mapping[Slot, Operand], settings: SelectorSettings, generator: torch.Generator
 ) -> dict[Slot, TrainableGate]:
     """Return a gate with selectors of random weights for every operand that chooses."""
-    return {
-        slot: TrainableGate(
+    is_shared = settings.selectors == "shared"
+    gates = {}
+    for slot, operand in operands.items():
+        channels = operand.layout.decisions
+        selectors = Selectors(
+            channels, len(operand.widths), settings.hidden, shared=is_shared, generator=generator
+        )
+        # The shapes it will have once it is fitted, so that a state of that can be loaded.
+        selectors.standardize(torch.zeros(1, channels, STATISTICS), by_channel=not is_shared)
+        gates[slot] = TrainableGate(
             operand.widths,
             operand.layout,
             settings.positions,
-            Selectors(
-                operand.layout.decisions,
-                len(operand.widths),
-                settings.hidden,
-                shared=settings.selectors == "shared",
-                generator=generator,
-            ),
+            selectors,
             settings.per,
             estimator=settings.estimator,
             temperature=settings.temperature,
         )
-        for slot, operand in operands.items()
-    }
+    return gates
 
 
 class Fitter:

@@ -1,6 +1,6 @@
 """Widths of channels that follow the input."""
 
-from bitfront.searchers import LearnPrec
+from bitfront.searchers import LearnPrec, LearnPrecJoint
 from bitfront.searchers.testing import SearcherConformance
 
 TINY = {
@@ -18,3 +18,21 @@ class TestLearnPrec(SearcherConformance):
     @staticmethod
     def make():
         return LearnPrec(**TINY)
+
+
+JOINT = {
+    **{name: TINY[name] for name in ("max_overhead", "positions", "directions")},
+    "regression_steps": 5,
+    "epochs": 3,
+    "images": 32,
+    "batch_size": 16,
+    "selectors_from": 1,
+}
+
+
+class TestLearnPrecJoint(SearcherConformance):
+    test_same_seed_asks_the_same_in_a_second_process = None  # that takes its time
+
+    @staticmethod
+    def make():
+        return LearnPrecJoint(**JOINT, evaluate_every=3)
