@@ -1,7 +1,11 @@
 """Widths of channels that follow the input."""
 
-from bitfront.searchers import LearnPrec, LearnPrecJoint
-from bitfront.searchers.testing import SearcherConformance
+import numpy as np
+import pytest
+
+from bitfront.searchers import LearnPrec, LearnPrecJoint, build
+from bitfront.searchers.testing import SearcherConformance, model_problem
+from bitfront.spaces import InfeasibleError, SpaceError, StudyError
 
 TINY = {
     "max_overhead": 1.0,  # its layers are tiny
@@ -36,3 +40,100 @@ class TestLearnPrecJoint(SearcherConformance):
     @staticmethod
     def make():
         return LearnPrecJoint(**JOINT, evaluate_every=3)
+
+
+@pytest.mark.slow
+class TestLearnPrecOfAllocations(SearcherConformance):
+    evaluations = 4
+    test_same_seed_asks_the_same_in_a_second_process = None  # that takes its time
+    test_ends_when_the_space_is_exhausted = None
+
+    @staticmethod
+    def make():
+        return LearnPrec(**{**TINY, "points": 2, "epochs": 0}, weights="ilp", widths=(2, 4, 8))
+
+
+# What is measured
+
+
+def run(searcher, **options):
+    problem = model_problem(**options)
+    searcher.run(problem)
+    return problem
+
+
+def test_the_points_span_the_energies_between_narrowest_and_widest():
+    problem = run(LearnPrec(**TINY))
+    energies = [m.energy_vs_w8a8 for m in problem.history]
+    assert len(problem.history) == 3
+    assert energies[0] == max(energies)
+    assert energies[1] == min(energies)
+    assert all(0 < m.dynamic.deciding < m.energy_vs_w8a8 for m in problem.history)
+    widths = [m.mean_activation_bits for m in problem.history]
+    assert np.argsort(widths).tolist() == np.argsort(energies).tolist()
+    assert problem.trace.metrics["learned_energy"]
+    assert problem.images_backward == 16 + 16
+
+
+def test_a_limit_is_met_with_narrower_weights_where_it_has_to_be():
+    free = run(LearnPrec(**TINY))
+    limit = min(m.energy_vs_w8a8 for m in free.history) - 0.1
+    problem = run(LearnPrec(**TINY), limits={"energy": limit})
+    assert any(problem.within(m) for m in problem.history)
+    assert all(m.mean_weight_bits < 8 for m in problem.history)
+
+
+def test_a_limit_on_another_cost_is_met():
+    problem = run(LearnPrec(**TINY), limits={"mean_activation_bits": 6.5})
+    assert problem.history
+    assert any(problem.within(m) for m in problem.history)
+
+
+def test_selectors_that_cost_too_much_are_left_out_with_a_note():
+    problem = run(LearnPrec(**{**TINY, "max_overhead": 0.01}))
+    (measured,) = problem.history
+    assert measured.dynamic is None
+    assert "nothing chooses its widths" in problem.findings["notes"][0]
+
+
+def test_joint_training_learns_before_and_after_selectors_join():
+    problem = run(LearnPrecJoint(**JOINT, points=2))
+    static, *chosen = problem.history
+    assert static.dynamic is None
+    assert [m.dynamic is not None for m in chosen] == [True] * 4
+    assert chosen[-1].network != chosen[0].network
+    learned = problem.trace.metrics["learned_energy"]
+    assert learned[0] is None
+    assert all(energy is not None for energy in learned[1:])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("learnprec", {"widths": [8, 4]}, "rise and are two at least"),
+        ("learnprec", {"weights": "best"}, "'weights' must be"),
+        ("learnprec", {"weights": 1}, "at least 2 bits, got 1"),
+        ("learnprec", {"points": 0}, "points must be at least 1, got 0"),
+        ("learnprec", {"headroom": -0.1}, "headroom must be a share"),
+        ("learnprec-joint", {"selectors_from": 30}, r"less than epochs \(30\), got 30"),
+        ("learnprec-joint", {"beta": 0.0}, "beta must be a positive number"),
+    ],
+)
+def test_wrong_settings_are_refused(name, settings, message):
+    with pytest.raises(StudyError, match=message):
+        build(name, settings)
+
+
+def test_widths_that_the_space_does_not_offer_are_refused():
+    with pytest.raises(SpaceError, match="widths asks for 5 bits, and the space offers 2, 4, 6, 8"):
+        run(LearnPrec(**{**TINY, "widths": (5, 8)}))
+
+
+def test_a_limit_that_selectors_make_impossible_is_refused():
+    space = model_problem().space
+    narrowest = model_problem().price(space.uniform(2, 4))
+    with pytest.raises(InfeasibleError, match="with their selectors"):
+        run(LearnPrec(**TINY), limits={"energy": narrowest * 1.0001})
