@@ -1,5 +1,6 @@
 """Pricing allocations on a network's layers with a table."""
 
+import hashlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -105,6 +106,11 @@ class EnergyModel:
         costs = self._terms.grid()
         costs.flags.writeable = False
         return costs
+
+    @cached_property
+    def digest(self) -> str:
+        """A name of all prices of layers."""
+        return hashlib.sha256(self.layer_costs.tobytes()).hexdigest()[:32]
 
     @cached_property
     def fp32(self) -> float:

@@ -25,6 +25,8 @@ class Searcher(ABC):
             `Problem.calibration`) and not only at what `Problem.evaluate` returns.
         trains: Whether it trains the network (`Problem.float_model`, `Problem.training`) and hands
             over what comes out (`Problem.evaluate_trained`); it then needs the network, too.
+        follows_input: Whether it hands over networks that choose their widths while they run
+            (`Problem.evaluate_dynamic`).
         deterministic: Whether another seed gives the same sequence of questions.
     """
 
@@ -33,6 +35,7 @@ class Searcher(ABC):
     granularities: ClassVar[frozenset[str]] = frozenset({"layer"})
     needs_model: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    follows_input: ClassVar[bool] = False
     deterministic: ClassVar[bool] = False
 
     @abstractmethod

@@ -91,6 +91,7 @@ class Cascade(Searcher):
     paper: ClassVar[str] = "Dynamic Precision Tuning for Energy Savings, 2025"
     granularities: ClassVar[frozenset[str]] = frozenset({"layer", "channel"})
     needs_model: ClassVar[bool] = True
+    follows_input: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True
 
     members: tuple[int | tuple[int, int], ...] | None = None

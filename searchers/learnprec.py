@@ -50,8 +50,9 @@ class LearnPrec(FitSettings, Searcher):
     """
 
     summary: ClassVar[str] = "Chooses the width of every activation channel for every input."
-    paper: ClassVar[str] = "Nivetha et al., LearnPrec (shared/seeds/000)"
+    paper: ClassVar[str] = "Nivetha et al., LearnPrec"
     needs_model: ClassVar[bool] = True
+    follows_input: ClassVar[bool] = True
 
     weights: int | Literal["ilp"] = 8
     headroom: float = 0.0

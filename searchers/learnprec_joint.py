@@ -51,7 +51,8 @@ class LearnPrecJoint(SelectorSettings, TrainingSearcher):
     """
 
     summary: ClassVar[str] = "Trains the network with selectors of its channels' widths."
-    paper: ClassVar[str] = "Nivetha et al., LearnPrec (shared/seeds/000)"
+    paper: ClassVar[str] = "Nivetha et al., LearnPrec"
+    follows_input: ClassVar[bool] = True
 
     weights: int = 8
     selectors_from: int = 3

@@ -70,6 +70,7 @@ class Usage:
         terciles: Inputs by the entropy of their histograms, a third each, simple ones first.
         ablations: What happens if the choices do not follow the input; where it was measured.
         member_energies: For ``cascade``: of each member, relative to uniform 8 bit.
+        priced_by: Digest of the prices that all energies here follow from.
     """
 
     allocation: DynamicAllocation
@@ -83,6 +84,7 @@ class Usage:
     terciles: tuple[InputGroup, ...] = ()
     ablations: tuple[Ablation, ...] = ()
     member_energies: tuple[float, ...] = ()
+    priced_by: str = ""
 
     def __post_init__(self) -> None:
         if len(self.shares) != len(self.allocation.layers):
@@ -121,6 +123,7 @@ class Usage:
             "terciles": [asdict(group) for group in self.terciles],
             "ablations": [asdict(ablation) for ablation in self.ablations],
             "member_energies": list(self.member_energies),
+            "priced_by": self.priced_by,
         }
 
     @classmethod
@@ -146,6 +149,7 @@ class Usage:
                 tuple(InputGroup(**group) for group in values["terciles"]),
                 tuple(Ablation(**ablation) for ablation in values["ablations"]),
                 tuple(map(float, values.get("member_energies", ()))),
+                str(values.get("priced_by", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SpaceError(f"this is no usage of a dynamic allocation: {error}") from error

@@ -44,7 +44,7 @@ def images_passed(config: AdaptationConfig, images: int, estimated: int) -> tupl
 
 
 def adaptation_notes(
-    config: AdaptationConfig, images: int, *, trains: bool = False
+    config: AdaptationConfig, images: int, *, trains: bool = False, follows_input: bool = False
 ) -> tuple[str, ...]:
     """Return what a reader of results should know of adaptation.
 
@@ -52,6 +52,7 @@ def adaptation_notes(
         config: What is done.
         images: What it is done with.
         trains: Whether a strategy trains the network; then some allocations are not adapted.
+        follows_input: Whether one hands over networks that choose their widths, which are not.
     """
     if config.method == "none":
         return ()
@@ -61,7 +62,11 @@ def adaptation_notes(
         if config.method == "batch-norm"
         else f"the network was fine-tuned on {images:,} training images, epochs: {config.epochs}"
     )
-    but = "; networks that a strategy trained were measured as they are" if trains else ""
+    handed = [
+        *(["that a strategy trained"] if trains else []),
+        *(["whose widths follow the input"] if follows_input else []),
+    ]
+    but = f"; networks {' or '.join(handed)} were measured as they are" if handed else ""
     return (f"before {when} {what}{but}",)
 
 

@@ -129,7 +129,8 @@ class Worker:
     def _measure_alone(self, request: Request) -> Measurement:
         started, size = time.perf_counter(), self._workload.batch_size
         counts = self._tried(request, size)
-        if isinstance(counts, Exception) and is_out_of_memory(counts) and size > 1:
+        may_shrink = size > 1 and not self._follows_batch(request)
+        if isinstance(counts, Exception) and is_out_of_memory(counts) and may_shrink:
             del counts  # and with it what the pass that failed still holds
             size = -(-size // 2)
             counts = self._tried(request, size)
@@ -137,7 +138,7 @@ class Worker:
         if isinstance(counts, Counts):
             return self._answer(request, counts, wall_s)
         if is_out_of_memory(counts):
-            reason = f"ran out of memory, even in batches of {size} images: {counts}"
+            reason = f"ran out of memory in batches of {size} images: {counts}"
         elif isinstance(counts, NonFiniteError):
             reason = self._what_is_not_finite(request) or f"cannot be computed: {counts}"
         elif isinstance(counts, BitfrontError):
@@ -145,6 +146,16 @@ class Worker:
         else:
             reason = f"could not be measured: {type(counts).__name__}: {counts}"
         return self._failed(request, reason, wall_s)
+
+    def _follows_batch(self, request: Request) -> bool:
+        """Whether what is measured depends on the size of batches."""
+        if not request.network:
+            return False
+        try:
+            network = self._handed_over(request)
+        except BitfrontError:
+            return False
+        return isinstance(network, DynamicNetwork) and network.per == "batch"
 
     def _tried(self, request: Request, batch_size: int) -> Counts | Exception:
         """Return the counts of a request, or why there are none."""
@@ -279,7 +290,7 @@ class Worker:
                 loss_sum=counts.loss_sum,
                 samples=counts.samples,
                 wall_s=wall_s,
-                adaptation_images=self._adaptation_images(request),
+                adaptation_images=self._further_images(request, counts),
                 usage=counts.usage,
             )
         reason = self._what_is_not_finite(request) or "gives logits that are not finite"
@@ -295,10 +306,14 @@ class Worker:
             reason,
             samples=samples,
             wall_s=wall_s,
-            adaptation_images=self._adaptation_images(request),
+            adaptation_images=self._further_images(request),
         )
 
-    def _adaptation_images(self, request: Request) -> tuple[int, int]:
+    def _further_images(self, request: Request, counts: Counts | None = None) -> tuple[int, int]:
+        """Return how many images were passed forward and backward besides those measured on."""
+        if counts is not None and counts.usage is not None and counts.usage.ran:
+            # Members of a cascade after the first pass images forward again.
+            return round(counts.samples * (sum(counts.usage.ran) - 1)), 0
         if not self._is_adapted(request):
             return 0, 0
         workload = self._workload

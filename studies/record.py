@@ -141,12 +141,17 @@ class Record:
         known = self._ledger.get(self._workload, [request]).get(request)
         if known is None and request.network and request.network not in self._networks:
             known = self._ledger.get(self._workload, [request], failed=True).get(request)
-        if known is None:
+        if known is None or self._was_priced_otherwise(known):
             return None
         current = priced(known, self._energy)
         if current.to_dict() != known.to_dict():
             self._ledger.put(self._workload, [current])
         return current
+
+    def _was_priced_otherwise(self, known: Measurement) -> bool:
+        """Whether energies of inputs are under other prices, and can only be measured again."""
+        usage = known.dynamic
+        return usage is not None and usage.priced_by != self._energy.digest
 
     def add(self, measurement: Measurement) -> None:
         """Take down a new measurement."""

@@ -118,6 +118,7 @@ def measure_study(spec: StudySpec, *, progress: ProgressCallback | None = None) 
         tested = _measure_finalists(finalists, pool, progress)
         pool.keep_networks({m.network for m in tested if m.network is not None})
         measuring_notes = pool.notes()
+    notes += _over_limits(finalists, tested, prepared.pricing)
     points = _points(finalists, tested, spec.compared)
     agreement, more_notes = _table_agreement(spec, prepared, points)
     result = StudyResult(
@@ -275,6 +276,26 @@ def _why_nothing(history: Sequence[Measurement]) -> str:
     why = f"none of its {len(history)} evaluations gave an accuracy within the budget"
     errors = [measurement.error for measurement in history if measurement.error is not None]
     return f"{why}; the first of {len(errors)} that failed: {errors[0]}" if errors else why
+
+
+def _over_limits(
+    finalists: Sequence[_Finalist], tested: Sequence[Measurement], pricing: Pricing
+) -> list[str]:
+    """Say which finalists cost more on the test split than their limits, which held on search.
+
+    That can only be where costs are means over inputs.
+    """
+    notes = []
+    for finalist, test in zip(finalists, tested, strict=True):
+        limits = finalist.trial.budget.limits
+        if test.dynamic is None or test.failed or pricing.within(test, limits):
+            continue
+        costs = ", ".join(f"{name} {pricing.price_of(test, name):.4g}" for name in limits)
+        notes.append(
+            f"{finalist.trial.id}: a finalist within the limits on the search split is over them "
+            f"on the test split, with {costs}"
+        )
+    return notes
 
 
 def _measure_finalists(

@@ -278,7 +278,15 @@ def prepare(spec: StudySpec, progress: ProgressCallback | None = None) -> Prepar
         adaptation=spec.adaptation,
         trains=trains,
     )
-    notes = adaptation_notes(spec.adaptation, len(workload.adaptation_images), trains=trains)
+    follows_input = any(strategy.build().follows_input for strategy in spec.strategies)
+    notes = adaptation_notes(
+        spec.adaptation,
+        len(workload.adaptation_images),
+        trains=trains,
+        follows_input=follows_input,
+    )
+    if follows_input and spec.quantizer.reconstruction != "none":
+        notes += ("networks whose widths follow the input were tested without reconstruction",)
     return Prepared(workload, space, pricing, splits.indices.one_part, (*splits.notes, *notes))
 
 
