@@ -7,7 +7,7 @@ mean energy with
 
 - the straight line between uniform 4 and uniform 8 bit,
 - the front of all static finalists, straight between its points, which no single network reaches,
-- the best static finalist of at most that energy,
+- the best static finalist of at most that energy, and the cheapest one that is as accurate,
 - itself with the choices of each channel replaced by their mean, and with those made for another
   input, where that was measured.
 
@@ -35,6 +35,7 @@ HEADINGS = (
     "over the line of uniform 4 and 8",
     "over the static front",
     "over the best static one as cheap",
+    "energy of the cheapest as accurate",
     "over mean choices",
     "over shuffled ones",
 )
@@ -45,11 +46,12 @@ def main() -> None:
     result = StudyResult.load(Path(sys.argv[1]))
     static = pareto_front([p.test for p in result.points if p.test.dynamic is None])
     line = _line(result)
-    for strategy in dict.fromkeys(point.strategy for point in result.points):
-        groups = by_rank([p for p in result.points if p.strategy == strategy])
-        if not groups:
+    for strategy, budget in dict.fromkeys((p.strategy, p.budget) for p in result.points):
+        own = [p for p in result.points if (p.strategy, p.budget) == (strategy, budget)]
+        if not (groups := by_rank(own)):
             continue
-        print(f"\n**{strategy}**\n\n| {' | '.join(HEADINGS)} |\n{'| ---: ' * len(HEADINGS)}|")
+        print(f"\n**{strategy}**, {budget}\n\n| {' | '.join(HEADINGS)} |")
+        print(f"{'| ---: ' * len(HEADINGS)}|")
         for group in groups:
             cells = [
                 f"{np.mean([m.energy_vs_w8a8 for m in group]):.3f}",
@@ -57,6 +59,7 @@ def main() -> None:
                 _gains(group, line),
                 _gains(group, lambda m: interpolated(static, m.energy_vs_w8a8)),
                 _gains(group, lambda m: as_cheap(static, m.energy_vs_w8a8)),
+                energy_text([as_accurate(static, m.accuracy) for m in group]),
                 _gains(group, lambda m: ablated(m, "static")),
                 _gains(group, lambda m: ablated(m, "shuffled")),
             ]
@@ -64,11 +67,11 @@ def main() -> None:
 
 
 def by_rank(points: Sequence[Point]) -> list[list[Measurement]]:
-    """Return the dynamic finalists of one strategy, those of all seeds with one rank together."""
-    seeds: dict[tuple[str, int], list[Measurement]] = defaultdict(list)
+    """Return the dynamic finalists of one trial's seeds, those with one rank together."""
+    seeds: dict[int, list[Measurement]] = defaultdict(list)
     for point in points:
         if point.test.dynamic is not None and not point.test.failed:
-            seeds[point.budget, point.seed].append(point.test)
+            seeds[point.seed].append(point.test)
     ranked = [sorted(each, key=lambda m: m.energy_vs_w8a8) for each in seeds.values()]
     count = max(map(len, ranked), default=0)
     return [[each[rank] for each in ranked if rank < len(each)] for rank in range(count)]
@@ -85,6 +88,17 @@ def interpolated(front: Sequence[Measurement], energy: float) -> float:
 def as_cheap(front: Sequence[Measurement], energy: float) -> float:
     """Return the highest accuracy of at most an energy; NaN if nothing is that cheap."""
     return max((m.accuracy for m in front if m.energy_vs_w8a8 <= energy), default=float("nan"))
+
+
+def as_accurate(front: Sequence[Measurement], accuracy: float) -> float:
+    """Return the lowest energy with at least an accuracy; NaN if nothing is that accurate."""
+    fitting = (m.energy_vs_w8a8 for m in front if m.accuracy >= accuracy)
+    return min(fitting, default=float("nan"))
+
+
+def energy_text(energies: Sequence[float]) -> str:
+    """Return the mean of energies; nothing if one is not known."""
+    return "" if np.isnan(energies).any() else f"{np.mean(energies):.3f}"
 
 
 def _line(result: StudyResult) -> Callable[[Measurement], float]:
