@@ -1,7 +1,7 @@
 """Measuring networks that choose their widths while they run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,52 @@ from ..models.dynamic.network import DynamicNetwork
 from ..models.dynamic.operands import Slot, gated
 from ..models.engine import Engine
 from ..models.evaluate import Counts
+from ..models.images import ImageSet
 from ..models.quantized import QuantizedModel
-from ..spaces import Ablation, BitAllocation, DynamicAllocation, Split, Usage
+from ..spaces import Ablation, BitAllocation, DynamicAllocation, Split
 from .choices import cascade_usage, channel_usage, layer_choices, static_choices
-from .requests import Request
 from .workload import Workload
+
+Floats = npt.NDArray[np.float64]
 
 _KEPT = 12
 """Most passes of members of cascades that are kept: thresholds are tuned on the same ones."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a network is measured on, and how.
+
+    Attributes:
+        model: What it runs on.
+        engine: The engine of that, if it runs on one.
+        device: Where the model is, where it does not.
+        images: The split's images.
+        limit: How many of them to take, from the first on.
+        batch_size: Images per batch.
+    """
+
+    model: QuantizedModel
+    engine: Engine | None
+    device: str
+    images: ImageSet
+    limit: int
+    batch_size: int
+
+    def answers(
+        self, allocation: BitAllocation, gates: Mapping[Slot, Gate] | None = None
+    ) -> Answers:
+        """Return the answers at an allocation, of which gates choose some widths anew."""
+        with gated(self.model, gates or {}):
+            run = self._runner(allocation)
+            return answers(run, self.images, self.batch_size, self.limit, gates)
+
+    def _runner(self, allocation: BitAllocation) -> Callable[[Tensor], Tensor]:
+        if self.engine is not None:
+            prepared = self.engine.prepare([allocation])
+            return lambda x: prepared(x)[0]
+        self.model.set_allocation(allocation)
+        return lambda x: self.model(x.to(self.device))
 
 
 class Choosing:
@@ -32,83 +70,54 @@ class Choosing:
 
     Args:
         workload: What is measured.
-        device: Where the reference runs.
     """
 
-    def __init__(self, workload: Workload, device: str) -> None:
-        self._workload = workload
-        self._device = device
+    def __init__(self, workload: Workload) -> None:
+        self._energy = workload.energy
         self._entropies: dict[tuple[Split, int], npt.NDArray[np.float64]] = {}
         self._passes: dict[tuple[str, Split, int], Answers] = {}
 
-    def count(
-        self,
-        network: DynamicNetwork,
-        request: Request,
-        model: QuantizedModel,
-        engine: Engine | None,
-        *,
-        limit: int,
-        batch_size: int,
-    ) -> Counts:
-        """Run a dynamic network over the first images of a split.
+    def count(self, network: DynamicNetwork, split: Split, setting: Setting) -> Counts:
+        """Run a dynamic network over images.
 
         On the test split it is also measured with choices that do not follow the input.
 
         Args:
             network: What chooses.
-            request: What is asked.
-            model: What it runs on.
-            engine: Its engine, if it runs on one.
-            limit: Images to take.
-            batch_size: Images per batch.
+            split: The split that the images are of.
+            setting: What it is measured on.
         """
+        complexity = self._complexity(split, setting)
         if network.dynamic.kind == "cascade":
-            return self._cascade(network, request, model, engine, limit, batch_size)
-        return self._channels(network, request, model, engine, limit, batch_size)
+            return self._cascade(network.dynamic, split, setting, complexity)
+        return self._channels(network, split, setting, complexity)
 
     def _channels(
-        self,
-        network: DynamicNetwork,
-        request: Request,
-        model: QuantizedModel,
-        engine: Engine | None,
-        limit: int,
-        batch_size: int,
+        self, network: DynamicNetwork, split: Split, setting: Setting, complexity: Floats
     ) -> Counts:
-        images, dynamic = self._workload.images[request.split], network.dynamic
-
-        def measured(gates: Mapping[Slot, Gate]) -> Answers:
-            with gated(model, gates):
-                run = self._runner(model, engine, dynamic.widest)
-                return answers(run, images, batch_size, limit, gates)
-
-        chosen = network.gates({layer.name: layer for layer in model.layers})
-        found = measured(chosen)
+        dynamic = network.dynamic
+        gates = network.gates({layer.name: layer for layer in setting.model.layers})
+        found = setting.answers(dynamic.widest, gates)
         ablations = []
-        if request.split == "test":
+        if split == "test":
             for name, forced in _other_choices(dynamic, found, network.digest).items():
-                told: dict[Slot, Gate] = {
+                told = {
                     slot: ForcedGate(gate.widths, gate.layout, torch.from_numpy(forced[slot]))
-                    for slot, gate in chosen.items()
+                    for slot, gate in gates.items()
                 }
-                ablations.append(self._ablation(name, dynamic, found, measured(told)))
+                other = setting.answers(dynamic.widest, told)
+                ablations.append(self._ablation(name, dynamic, found, other))
         usage = channel_usage(
-            self._workload.energy,
-            dynamic,
-            found.choices,
-            found.right,
-            self._complexity(request.split, limit),
-            ablations,
+            self._energy, dynamic, found.choices, found.right, complexity, ablations
         )
-        return _with_usage(found, usage)
+        return replace(found.counts(), usage=usage)
 
     def _ablation(
         self, name: str, dynamic: DynamicAllocation, found: Answers, other: Answers
     ) -> Ablation:
         layers = layer_choices(dynamic, other.choices, len(other.labels))
         decisions = 0.0 if name == "static" else 1.0
-        energies = input_energies(self._workload.energy, dynamic, layers, decisions)
+        energies = input_energies(self._energy, dynamic, layers, decisions)
         return Ablation(
             name,
             float(other.right.mean()),
@@ -118,19 +127,9 @@ class Choosing:
         )
 
     def _cascade(
-        self,
-        network: DynamicNetwork,
-        request: Request,
-        model: QuantizedModel,
-        engine: Engine | None,
-        limit: int,
-        batch_size: int,
+        self, dynamic: DynamicAllocation, split: Split, setting: Setting, complexity: Floats
     ) -> Counts:
-        dynamic = network.dynamic
-        passes = [
-            self._member(member, request.split, limit, model, engine, batch_size)
-            for member in dynamic.members
-        ]
+        passes = [self._member(member, split, setting) for member in dynamic.members]
         sure = [
             confidence(passed.logits, temperature)
             for passed, temperature in zip(passes, dynamic.temperatures, strict=False)
@@ -140,47 +139,23 @@ class Choosing:
         often = ran.mean(axis=0).tolist()
         wall_s = sum(p.wall_s * share for p, share in zip(passes, often, strict=True))
         found = Answers(logits, passes[0].labels, wall_s)
-        usage = cascade_usage(
-            self._workload.energy,
-            dynamic,
-            answered,
-            ran,
-            found.right,
-            self._complexity(request.split, limit),
-        )
-        return _with_usage(found, usage)
+        usage = cascade_usage(self._energy, dynamic, answered, ran, found.right, complexity)
+        return replace(found.counts(), usage=usage)
 
-    def _member(
-        self,
-        member: BitAllocation,
-        split: Split,
-        limit: int,
-        model: QuantizedModel,
-        engine: Engine | None,
-        batch_size: int,
-    ) -> Answers:
+    def _member(self, member: BitAllocation, split: Split, setting: Setting) -> Answers:
         """Return the answers of a member to all images; thresholds then cost nothing to change."""
-        key = member.key, split, limit
+        key = member.key, split, setting.limit
         if key not in self._passes:
             while len(self._passes) >= _KEPT:
                 del self._passes[next(iter(self._passes))]
-            run = self._runner(model, engine, member)
-            self._passes[key] = answers(run, self._workload.images[split], batch_size, limit)
+            self._passes[key] = setting.answers(member)
         return self._passes[key]
 
-    def _runner(
-        self, model: QuantizedModel, engine: Engine | None, allocation: BitAllocation
-    ) -> Callable[[Tensor], Tensor]:
-        if engine is not None:
-            run = engine.prepare([allocation])
-            return lambda x: run(x)[0]
-        model.set_allocation(allocation)
-        return lambda x: model(x.to(self._device))
-
-    def _complexity(self, split: Split, limit: int) -> npt.NDArray[np.float64]:
-        if (split, limit) not in self._entropies:
-            self._entropies[split, limit] = input_entropies(self._workload.images[split], limit)
-        return self._entropies[split, limit]
+    def _complexity(self, split: Split, setting: Setting) -> Floats:
+        key = split, setting.limit
+        if key not in self._entropies:
+            self._entropies[key] = input_entropies(setting.images, setting.limit)
+        return self._entropies[key]
 
 
 def _other_choices(
@@ -195,7 +170,3 @@ def _other_choices(
         "static": static_choices(found.choices, dynamic),
         "shuffled": {slot: rows[source] for slot, rows in found.choices.items()},
     }
-
-
-def _with_usage(found: Answers, usage: Usage) -> Counts:
-    return replace(found.counts(), usage=usage)

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,13 +20,11 @@ from ..models.reconstruct import reconstruct
 from ..models.threads import fixed_threads
 from ..spaces import BitAllocation, BitfrontError, Measurement, Split
 from .adapting import images_passed, is_adapted
+from .choosing import Choosing, Setting
 from .deployed import Network, deployed, handed_over
 from .memory import is_out_of_memory
 from .requests import Request, failed, measured
 from .workload import Workload
-
-if TYPE_CHECKING:
-    from .choosing import Choosing
 
 _EXAMPLE_IMAGES = 8
 """Most images on which the integer engine compares itself with the reference."""
@@ -62,6 +59,7 @@ class Worker:
         self._networks: Mapping[str, bytes] = {}
         self._value: tuple[tuple[str, BitAllocation], Network] | None = None
         self._deployed: tuple[str, QuantizedModel, Engine | None] | None = None
+        self._choosing = Choosing(workload)
         self.notes: tuple[str, ...] = ()
         with fixed_threads(threads):
             if device != "cpu":
@@ -172,9 +170,8 @@ class Worker:
         with self._network(requests[0]) as (model, engine):
             network = self._handed_over(requests[0]) if requests[0].network else None
             if isinstance(network, DynamicNetwork):
-                chosen = self._choosing.count(
-                    network, requests[0], model, engine, limit=limit, batch_size=batch_size
-                )
+                setting = Setting(model, engine, self._device, images, limit, batch_size)
+                chosen = self._choosing.count(network, requests[0].split, setting)
                 return [chosen]
             if engine is not None:
                 allocations = [request.allocation for request in requests]
@@ -199,12 +196,6 @@ class Worker:
         else:
             with self._batch_norms.corrected(request.allocation, self._engine):
                 yield self._model, self._engine
-
-    @cached_property
-    def _choosing(self) -> "Choosing":
-        from .choosing import Choosing
-
-        return Choosing(self._workload, self._device)
 
     def _handed_over(self, request: Request) -> Network:
         """Return the network of a request, as a value; it is kept for its next use."""
