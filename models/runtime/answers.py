@@ -74,6 +74,7 @@ class Seen:
         path: Who answered.
         floor: The level in force.
         labels: Of all, -1 for unknown; None if there are none.
+        compared: Those that the highest level is run on whatever the policy makes of them.
         shadow: What was tried besides.
     """
 
@@ -83,10 +84,12 @@ class Seen:
         path: Path,
         floor: int,
         labels: Integers | None,
+        compared: Integers,
         shadow: Shadow | None,
     ) -> None:
         self.runs, self.path, self.floor = runs, path, floor
         self.labels, self.shadow = labels, shadow
+        self._compared = frozenset(compared.tolist())
         self._places = (
             {} if shadow is None else {row: n for n, row in enumerate(shadow.rows.tolist())}
         )
@@ -96,6 +99,14 @@ class Seen:
     def place(self, row: int) -> int | None:
         """Return which of the inputs that were tried below an input is, if it is one."""
         return self._places.get(row)
+
+    def compared(self, row: int) -> bool:
+        """Return whether an input was run at the highest level, and not because it is hard.
+
+        What the policy sends there agrees with it trivially and is harder than others, so that it
+        tells nothing of all inputs.
+        """
+        return row in self._compared
 
     def outcomes(self, row: int, level: int, floor: int, sure: Floats) -> Mapping[Signal, bool]:
         """Return whether an answer was bad, by signal, as far as that is known.
@@ -108,7 +119,7 @@ class Seen:
         """
         found: dict[Signal, bool] = {}
         highest = len(self._top) - 1
-        if self.runs.ran[row, highest] and (row, highest) not in self.runs.failures:
+        if self.compared(row) and (row, highest) not in self.runs.failures:
             found["agreement"] = bool(self._top[level, row] != self._top[highest, row])
         if self.labels is not None and self.labels[row] >= 0:
             found["accuracy"] = bool(self._top[level, row] != self.labels[row])

@@ -84,13 +84,25 @@ class Calibration:
 
         As many inputs are as it would answer wrongly by itself, so that the share of those that it
         is sure of estimates its accuracy.
+
+        Raises:
+            ModelError: If it would answer all of them wrongly.
         """
         share = self._wrong_alone[level] / self.labelled if self.labelled else UNSURE_SHARE
+        if share == 1:
+            raise ModelError(
+                f"level {self._levels[level].name!r} is wrong on all {self.labelled} labelled "
+                "inputs of the set-up, so that nothing tells when it is sure"
+            )
         sure = np.sort(np.concatenate(self._sure[level]))
         return float(sure[int(max(share, _LEAST_UNSURE) * len(sure))])
 
     def expected(self, level: int) -> Expected:
-        """Return what is to be expected of a level."""
+        """Return what is to be expected of a level.
+
+        Raises:
+            ModelError: If it is always wrong.
+        """
         sure = np.concatenate(self._sure[level])
         bad: dict[Signal, int] = {
             "agreement": int(self._differs[level]),

@@ -5,7 +5,12 @@ from collections.abc import Iterable
 
 
 def most_expected(
-    bad: int, inputs: int, tolerance: float, lengths: Iterable[int], sigmas: float
+    bad: int,
+    inputs: int,
+    tolerance: float,
+    lengths: Iterable[int],
+    sigmas: float,
+    rarely: float = 1,
 ) -> dict[int, int]:
     """Return how many bad ones among some inputs are still no evidence of too many.
 
@@ -20,11 +25,13 @@ def most_expected(
         lengths: Numbers ``n`` of further inputs.
         sigmas: More than the result has the probability that a normal variable exceeds its mean by
             so many standard deviations.
+        rarely: Times that probability, but no more than a half: who looks so much more rarely is
+            misled as often.
 
     Returns:
         By ``n``, the largest such number.
     """
-    tail = math.erfc(sigmas / math.sqrt(2)) / 2
+    tail = min(rarely * math.erfc(sigmas / math.sqrt(2)) / 2, 0.5)
     share = min((bad + 0.5) / (inputs + 1) + tolerance, 1 - 0.5 / (inputs + 1))
     a, b = share * (inputs + 1), (1 - share) * (inputs + 1)
     return {n: _largest_within(n, a, b, tail) for n in lengths}

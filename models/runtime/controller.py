@@ -123,21 +123,20 @@ class PrecisionController:
 
         Raises:
             ModelError: If there are no inputs, accuracy is watched and there are no labels, or a
-                level fails.
+                level fails or is always wrong.
         """
         found = Calibration(self.levels, self.policy, self._classes)
         for x, labels in batches:
             found.add(x, labels)
         if not found.inputs:
             raise ModelError("calibrate needs at least one batch of inputs, got none")
-        expected = [found.expected(level) for level in range(self._highest)]
-        guardrail = Guardrail(self.settings, expected)
+        expected = [found.expected(level) for level in range(self._highest + 1)]
+        guardrail = Guardrail(self.settings, expected[:-1])
         self._guardrail = None  # what it has seen so far was held against other expectations
         self._unsure_below = np.array([found.unsure_below(n) for n in range(self._highest)])
         self._usual_energies = found.energies
         self._usual_shares = [
-            {signal: 1 - bad / each.inputs for signal, bad in each.bad.items()}
-            for each in (*expected, found.expected(self._highest))
+            {signal: 1 - bad / each.inputs for signal, bad in each.bad.items()} for each in expected
         ]
         facts = {"set_up_inputs": found.inputs, "set_up_labels": found.labelled}
         if self.floor > 0:
@@ -227,13 +226,15 @@ class PrecisionController:
         path = answer(runs, len(self.levels), self.policy, floor, rows)
         shadow: Shadow | None = None
         checked = rows[(self.inputs + rows + 1) % self.settings.check_every == 0]
+        compared = rows if floor == self._highest else rows[:0]
         if self._guardrail is not None and len(checked):
             if floor < self._highest and "agreement" in self.settings.signals:
+                compared = checked
                 runs.logits(self._highest, checked)
             if floor > 0:
                 below = answer(runs, len(self.levels), self.policy, floor - 1, checked)
                 shadow = Shadow(checked, below)
-        return Seen(runs, path, floor, labels, shadow)
+        return Seen(runs, path, floor, labels, compared, shadow)
 
     def _told(self, seen: Seen, count: int) -> Answer:
         """Return the answers to the first inputs."""
@@ -278,7 +279,7 @@ class PrecisionController:
             return
         sure = self._unsure_below
         guardrail.observe(floor, seen.outcomes(row, seen.path.level[row], floor, sure))
-        if floor < self._highest and seen.runs.ran[row, self._highest]:
+        if floor < self._highest and seen.compared(row):
             outcomes = seen.outcomes(row, self._highest, self._highest, sure)
             guardrail.observe(self._highest, outcomes)
         if seen.shadow is not None and (place := seen.place(row)) is not None:

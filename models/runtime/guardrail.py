@@ -36,7 +36,9 @@ class GuardSettings:
     Attributes:
         signals: What is watched; one is enough to roll back, all are needed to return.
         tolerance: Drop that is accepted, as a share.
-        window: Most checked inputs that are judged together.
+        window: Most checked inputs that are judged together after each one.
+        memory: Most that are judged together at all, for small drops that last; what is longer than
+            the window is judged the more rarely the longer it is.
         check_every: Every so-many-th input is run in the shadow.
         sigmas: Of a normal distribution, how unlikely a drop has to be by chance. At 5 a level
             that is as it was measured is left once in a million checks or so.
@@ -51,6 +53,7 @@ class GuardSettings:
     signals: tuple[Signal, ...] = ("agreement", "confidence")
     tolerance: float = 0.007
     window: int = 128
+    memory: int = 1024
     check_every: int = 8
     sigmas: float = 5.0
     patience: int = 48
@@ -68,6 +71,10 @@ class GuardSettings:
             raise ModelError(f"sigmas is over 0 and at most 8, got {self.sigmas}")
         if self.window < _SHORTEST:
             raise ModelError(f"window is at least {_SHORTEST} inputs, got {self.window}")
+        if self.memory < self.window:
+            raise ModelError(
+                f"memory is at least the window of {self.window} inputs, got {self.memory}"
+            )
         if self.check_every < 1:
             raise ModelError(f"check_every is at least 1, got {self.check_every}")
         if not 1 <= self.patience <= self.max_patience:
@@ -77,17 +84,34 @@ class GuardSettings:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """How many of the last checked inputs are judged together: doubling, up to the window."""
-        found = []
-        length = _SHORTEST
-        while length < self.window:
-            found.append(length)
-            length *= 2
-        return (*found, self.window)
+        """How many of the last checked inputs are judged together after each one."""
+        return _doubling(_SHORTEST, self.window)
+
+    @property
+    def long_lengths(self) -> tuple[int, ...]:
+        """How many are judged together besides, each after as many as `_rarely` says."""
+        return _doubling(self.window, self.memory)[1:]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return asdict(self) | {"signals": list(self.signals)}
+
+
+def _doubling(first: int, last: int) -> tuple[int, ...]:
+    found = []
+    while first < last:
+        found.append(first)
+        first *= 2
+    return (*found, last)
+
+
+def _rarely(length: int) -> int:
+    """Return after how many checked inputs each so many of the last are judged.
+
+    A long stretch changes little from one to the next. Judged so much more rarely, chance may be so
+    much likelier to explain a drop in it, and it misleads no more often than the shortest one.
+    """
+    return length // _SHORTEST
 
 
 @dataclass(frozen=True)
@@ -137,6 +161,7 @@ class Guardrail:
         self._expected = tuple(expected)
         self._highest = len(expected)
         self._most = [self._limits(level, settings.lengths, settings.sigmas) for level in expected]
+        self._most_long = [self._long_limits(level) for level in expected]
         self._returns: dict[tuple[int, int], Mapping[Signal, Mapping[int, int]]] = {}
         self._outcomes = [self._windows() for _ in range(self._highest + 1)]
         self._taken_at: int | None = None
@@ -176,7 +201,7 @@ class Guardrail:
             for outcomes in self._outcomes[to].values():
                 outcomes.keep(self.patience)  # what was before led to its not being taken
             return
-        soon = self.settings.window * self.settings.check_every
+        soon = self.settings.memory * self.settings.check_every
         if self._taken_at is not None and number - self._taken_at <= soon:
             self.patience = min(2 * self.patience, self.settings.max_patience)
         else:
@@ -201,12 +226,19 @@ class Guardrail:
             for length, largest in most.items():
                 if len(outcomes) < length:
                     break
-                if (bad := outcomes.bad(length)) > largest:
-                    return (
-                        f"{signal} {1 - bad / length:.3f} over the last {length} checked inputs, "
-                        f"{self._usual(level, signal):.3f} expected"
-                    )
+                if outcomes.bad(length) > largest:
+                    return self._dropped(level, signal, length)
+            for length, largest in self._most_long[level][signal].items():
+                if len(outcomes) < length:
+                    break
+                if outcomes.count % _rarely(length) == 0 and outcomes.bad(length) > largest:
+                    return self._dropped(level, signal, length)
         return None
+
+    def _dropped(self, level: int, signal: Signal, length: int) -> str:
+        share = 1 - self._outcomes[level][signal].bad(length) / length
+        usual = self._usual(level, signal)
+        return f"{signal} {share:.3f} over the last {length} checked inputs, {usual:.3f} expected"
 
     def _return(self, level: int) -> str | None:
         """Return why a level may be taken again, if it may."""
@@ -236,8 +268,19 @@ class Guardrail:
             for signal in self.settings.signals
         }
 
+    def _long_limits(self, level: Expected) -> Mapping[Signal, Mapping[int, int]]:
+        settings = self.settings
+        found: dict[Signal, Mapping[int, int]] = {}
+        for signal in settings.signals:
+            known = (level.bad[signal], level.inputs, settings.tolerance)
+            found[signal] = {
+                length: most_expected(*known, (length,), settings.sigmas, _rarely(length))[length]
+                for length in settings.long_lengths
+            }
+        return found
+
     def _windows(self) -> Mapping[Signal, "_Outcomes"]:
-        size = max(self.settings.window, self.settings.max_patience)
+        size = max(self.settings.memory, self.settings.max_patience)
         return {signal: _Outcomes(size) for signal in SIGNALS}
 
 
@@ -247,11 +290,13 @@ class _Outcomes:
     def __init__(self, size: int) -> None:
         self._size = size
         self._sums = [0]
+        self.count = 0
 
     def __len__(self) -> int:
         return len(self._sums) - 1
 
     def add(self, bad: bool) -> None:
+        self.count += 1
         self._sums.append(self._sums[-1] + bad)
         if len(self._sums) > 2 * self._size + 1:
             del self._sums[: self._size]

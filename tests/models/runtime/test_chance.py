@@ -16,6 +16,14 @@ def test_the_limit_is_a_quantile_of_the_beta_binomial_distribution(bad, n):
     assert limit == 0 or chance.sf(limit - 1) >= norm.sf(4.0)
 
 
+def test_who_looks_more_rarely_may_be_as_much_surer():
+    limit = most_expected(20, 1000, 0.007, [1024], 5.0, 128)[1024]
+    share = 20.5 / 1001 + 0.007
+    chance = betabinom(1024, 1001 * share, 1001 * (1 - share))
+    assert chance.sf(limit) < 128 * norm.sf(5.0) <= chance.sf(limit - 1)
+    assert most_expected(20, 1000, 0.0, [64], 0.0, 9) == most_expected(20, 1000, 0.0, [64], 0.0)
+
+
 def test_a_small_sample_explains_more():
     limits = [most_expected(n // 20, n, 0.0, [64], 3.0)[64] for n in (40, 400, 40_000)]
     assert limits == sorted(limits, reverse=True) and limits[0] > limits[-1]

@@ -12,8 +12,9 @@ from bitfront.models.runtime.audit import AuditError, AuditLog, read_audit, repl
 from bitfront.models.runtime.controller import PrecisionController
 from bitfront.models.runtime.guardrail import Guardrail, GuardSettings
 from bitfront.models.runtime.journal import ControllerWarning
+from bitfront.models.runtime.levels import Level
 from bitfront.models.runtime.policy import ConfidencePolicy
-from bitfront.spaces import ModelError
+from bitfront.spaces import BitAllocation, ModelError
 from tests.models.runtime.toy import CLASSES, FAILS, NOT_FINITE, inputs, toy_levels
 
 SET_UP = inputs(1000, seed=0)
@@ -175,6 +176,69 @@ def test_decisions_do_not_depend_on_inputs_that_come_later(make):
     other = make(logged=False)
     serve(other, x[:450], labels[:450], batch=450)
     assert other.states == controller.states[:450]
+
+
+def sometimes_differing(count: int, seed: int, differing: float):
+    """Return inputs (class of low, class of high, low is sure); it is unsure of three in ten."""
+    rng = np.random.default_rng(seed)
+    columns = [rng.random(count) < differing, np.zeros(count), rng.random(count) >= 0.3]
+    return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
+
+
+def sure_levels():
+    """Return two levels of which the lower one is sure of what the other contradicts."""
+
+    def low(x):
+        return torch.nn.functional.one_hot(x[:, 0].long(), CLASSES) * (1 + 9 * x[:, 2:])
+
+    def high(x):
+        return torch.nn.functional.one_hot(x[:, 1].long(), CLASSES) * 10.0
+
+    widths = (BitAllocation(["a"], [width], [width]) for width in (4, 8))
+    return [
+        Level(name, allocation, energy, None, run)
+        for name, allocation, energy, run in zip(
+            ("low", "high"), widths, (0.5, 1.0), (low, high), strict=True
+        )
+    ]
+
+
+def test_what_the_policy_escalates_does_not_hide_that_the_rest_disagrees(make):
+    """It agrees trivially, and there is more of it than is checked."""
+    clean, shifted = sometimes_differing(6400, 1, 0.06), sometimes_differing(6400, 2, 0.2)
+    histories = []
+    for batch in (64, 1000):
+        controller = make(
+            levels=sure_levels(), calibrated=False, logged=False, policy=ConfidencePolicy(2)
+        )
+        controller.calibrate([(sometimes_differing(2000, 0, 0.06), None)])
+        serve(controller, clean, batch=batch)
+        assert controller.history == [(0, 1), (0, 0)]
+        serve(controller, shifted, batch=batch)
+        histories.append(controller.history)
+    assert histories[0] == histories[1]
+    assert histories[0][2][1] == 1 and histories[0][2][0] < 6400 + 4000
+
+
+def test_agreement_is_known_of_regularly_checked_inputs_only(make, path):
+    controller = make(levels=sure_levels(), calibrated=False, policy=ConfidencePolicy(2))
+    controller.calibrate([(sometimes_differing(2000, 0, 0.06), None)])
+    x = sometimes_differing(160, 1, 0.06)
+    serve(controller, x, batch=10)
+    controller.roll_back("asked for")
+    checked = x[7::8]
+    differs = (checked[:, 0] != checked[:, 1]) & (checked[:, 2] == 1)
+    switch = happened(path)[-1]
+    assert switch["agreement_before_inputs"] == 20
+    assert switch["agreement_before"] == pytest.approx(1 - differs.float().mean().item())
+
+
+def test_a_level_that_is_always_wrong_is_refused_at_set_up(make):
+    controller = make(calibrated=False)
+    x, labels = inputs(50, seed=1, hard=0.0)
+    with pytest.raises(ModelError, match="level 'low' is wrong on all 50 labelled inputs"):
+        controller.calibrate([(x, (labels + 1) % CLASSES)])
+    assert controller.floor == 2
 
 
 def test_labels_that_are_not_known_are_left_out(make):

@@ -45,6 +45,42 @@ def test_a_drop_is_found_within_256_inputs(share):
         assert moves and moves[0][1] == HIGH
 
 
+def test_a_small_drop_that_lasts_is_found_and_a_clean_stream_left_alone():
+    found = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        expected = [Expected(4000, {"accuracy": int(rng.binomial(4000, 0.02))})]
+        bad = np.concatenate([rng.random(10_000) < 0.02, rng.random(3000) < 0.06])
+        guard = Guardrail(GuardSettings(signals=("accuracy",)), expected)
+        found.append(leaves(guard, bad))
+    assert all(number is not None and number > 10_000 for number in found)
+    assert np.median(found) < 11_500
+
+
+def leaves(guard: Guardrail, bad) -> int | None:
+    """Return after how many inputs the lowest level is left."""
+    for number, is_bad in enumerate(bad, 1):
+        guard.observe(0, {"accuracy": bool(is_bad)})
+        if guard.decide(0):
+            return number
+    return None
+
+
+def test_a_long_stretch_is_judged_as_rarely_as_it_is_longer():
+    settings = GuardSettings(window=64, memory=250)
+    assert settings.lengths == (8, 16, 32, 64)
+    assert settings.long_lengths == (128, 250)
+    assert GuardSettings(window=64, memory=64).long_lengths == ()
+
+
+def test_a_lasting_small_drop_does_not_let_the_level_flap():
+    rng = np.random.default_rng(6)
+    guard = guardrail()
+    moves = run(guard, rng.random(60_000) < 0.2)
+    assert 1 <= sum(level == HIGH for _, level in moves) <= 6
+    assert all(number < 40_000 for number, _ in moves)
+
+
 def test_a_level_that_only_fails_is_left_after_eight_inputs():
     assert run(guardrail(), np.ones(20))[0] == (8, HIGH)
 
@@ -77,7 +113,7 @@ def test_patience_doubles_when_a_level_is_left_soon_and_is_bounded():
         seen.append(guard.patience)
     assert seen == [16, 32, 32, 32]
     guard.moved(HIGH, 1, 500)
-    guard.moved(1, HIGH, 500 + 128 * 8 + 1)
+    guard.moved(1, HIGH, 500 + 1024 * 8 + 1)
     assert guard.patience == 8
 
 
@@ -123,6 +159,7 @@ def test_counts_stay_right_over_a_long_time():
         ({"signals": ("accuracy", "accuracy")}, "watches some of"),
         ({"tolerance": -0.1}, "tolerance"),
         ({"window": 4}, "window is at least 8"),
+        ({"memory": 100}, "memory is at least the window of 128 inputs, got 100"),
         ({"check_every": 0}, "check_every"),
         ({"sigmas": 0.0}, "sigmas"),
         ({"patience": 10, "max_patience": 5}, "max_patience"),
