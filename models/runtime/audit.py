@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,9 @@ _FIRST = "0" * 64
 """What stands for the digest of the line before the first."""
 
 _MARK = ',"digest":"'
+
+_BEGINNING = re.compile(rb'\{"sequence":\d+,"time":"')
+"""How the line of an event begins."""
 
 
 class AuditError(BitfrontError):
@@ -51,15 +55,13 @@ class AuditLog:
         path: The file.
 
     Raises:
-        AuditError: If it cannot be opened, is in use, or was changed.
+        AuditError: If it cannot be opened, is in use, was changed, or is something else than an
+            audit log, which is left as it is.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise AuditError(f"cannot write the audit log {path}: {error.strerror}") from error
+        self._file = _opened(self.path, os.O_CREAT)
         try:
             self._take()
         except BaseException:
@@ -67,17 +69,8 @@ class AuditLog:
             raise
 
     def _take(self) -> None:
-        if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            raise AuditError(f"the audit log {self.path} is no regular file")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise AuditError(
-                f"the audit log {self.path} is written by another process or controller; give "
-                f"each a log of its own"
-            ) from error
         data = self.path.read_bytes()
-        lines, rest = _lines(data)
+        lines, rest = _lines(data, self.path)
         self._previous, events = _checked(lines, self.path)
         self._sequence = len(events)
         self._end = len(data) - len(rest)
@@ -120,6 +113,28 @@ class AuditLog:
             self._file = -1
 
 
+def check_writable(path: str | Path) -> None:
+    """Check that an `AuditLog` could be opened, without a trace of that.
+
+    Args:
+        path: The file, or where it is to be.
+
+    Raises:
+        AuditError: If not.
+    """
+    path = Path(path)
+    if not path.exists():
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            what = "write in" if path.parent.exists() else "find"
+            raise AuditError(f"cannot write the audit log {path}: cannot {what} {path.parent}")
+        return
+    file = _opened(path)
+    try:
+        read_audit(path)
+    finally:
+        os.close(file)
+
+
 def read_audit(path: str | Path) -> AuditTrail:
     """Read an audit log and check its chain.
 
@@ -127,14 +142,14 @@ def read_audit(path: str | Path) -> AuditTrail:
         path: The file.
 
     Raises:
-        AuditError: If it cannot be read, or was changed: the first line that does not follow from
-            those before it is named.
+        AuditError: If it cannot be read, is no audit log, or was changed: the first line that does
+            not follow from those before it is named.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise AuditError(f"cannot read the audit log {path}: {error.strerror}") from error
-    lines, rest = _lines(data)
+    lines, rest = _lines(data, path)
     events = _checked(lines, path)[1]
     torn = None
     if rest:
@@ -175,9 +190,44 @@ def replay(
     return levels
 
 
-def _lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """Return whole lines, and what stands behind the last one."""
+def _opened(path: Path, flags: int = 0) -> int:
+    """Return a file that nobody else writes events to."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | flags, 0o644)
+    except OSError as error:
+        raise AuditError(f"cannot write the audit log {path}: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise AuditError(f"the audit log {path} is no regular file")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise AuditError(
+                f"the audit log {path} is written by another process or controller; give each a "
+                f"log of its own"
+            ) from error
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _lines(data: bytes, path: str | Path) -> tuple[list[bytes], bytes]:
+    """Return whole lines, and what an interrupted write left behind the last one.
+
+    Raises:
+        AuditError: If none of it looks like an event, or what stands behind the last line does not:
+            who else's it is, it is not to be cut off.
+    """
     *lines, rest = data.split(b"\n")
+    begun = f'{{"sequence":{len(lines)},"time":"'.encode()
+    is_torn = rest.startswith(begun[: len(rest)])
+    if not any(map(_BEGINNING.match, lines)) and (lines or not is_torn):
+        raise AuditError(f"{path} is no audit log; name another file")
+    if not is_torn:
+        raise AuditError(
+            f"what stands behind line {len(lines)} of {path} is of no audit log; name another file"
+        )
     return lines, rest
 
 

@@ -5,7 +5,13 @@ import os
 
 import pytest
 
-from bitfront.models.runtime.audit import AuditError, AuditLog, read_audit, replay
+from bitfront.models.runtime.audit import (
+    AuditError,
+    AuditLog,
+    check_writable,
+    read_audit,
+    replay,
+)
 
 START = {"event": "start", "input": 0, "to": "high"}
 
@@ -68,6 +74,54 @@ def test_a_torn_last_line_is_told_and_cut_off_when_it_goes_on(path):
     trail = read_audit(path)
     assert trail.torn is None
     assert trail.events[1]["torn_bytes"] == 20
+
+
+@pytest.mark.parametrize(
+    "content", [b"a line of notes", b'{"sequence": 1}', b"two\nlines\n", b"\n", b"\0\xff", b"1\n2"]
+)
+def test_what_is_no_audit_log_is_refused_and_left_as_it_is(path, content):
+    path.write_bytes(content)
+    for use in (AuditLog, read_audit, check_writable):
+        with pytest.raises(AuditError, match=r"audit.jsonl is no audit log; name another file"):
+            use(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("behind", [b"notes", b'{"sequence":0,"time":"', b'{"sequence":10'])
+def test_what_stands_behind_the_events_and_is_none_is_left_as_it_is(path, behind):
+    written(path, START)
+    content = path.read_bytes() + behind
+    path.write_bytes(content)
+    for use in (AuditLog, read_audit, check_writable):
+        with pytest.raises(AuditError, match=r"behind line 1 .* of no audit log; name another"):
+            use(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("length", [1, 14, 30])
+def test_a_first_event_that_was_torn_is_cut_off(path, length):
+    (line,) = written(path, START)
+    path.write_text(line[:length])
+    check_writable(path)
+    assert path.read_text() == line[:length]
+    written(path, START)
+    assert read_audit(path).events[0]["torn_bytes"] == length
+
+
+def test_whether_a_log_could_be_written_is_found_out_without_a_trace(tmp_path, path):
+    check_writable(path)
+    assert not path.exists()
+    log = AuditLog(path)
+    with pytest.raises(AuditError, match="written by another process or controller"):
+        check_writable(path)
+    log.close()
+    check_writable(path)
+    with pytest.raises(AuditError, match=r"cannot write the audit log .*: cannot find .*nowhere"):
+        check_writable(tmp_path / "nowhere" / "audit.jsonl")
+    with pytest.raises(AuditError, match="Is a directory"):
+        check_writable(tmp_path)
+    with pytest.raises(AuditError, match="no regular file"):
+        check_writable("/dev/null")
 
 
 def test_a_failed_write_leaves_nothing_behind(path, monkeypatch):
