@@ -38,7 +38,7 @@ class GuardSettings:
         tolerance: Drop that is accepted, as a share.
         window: Most checked inputs that are judged together after each one.
         memory: Most that are judged together at all, for small drops that last; what is longer than
-            the window is judged the more rarely the longer it is.
+            the window is judged the more rarely the longer it is. Up to the window it adds nothing.
         check_every: Every so-many-th input is run in the shadow.
         sigmas: Of a normal distribution, how unlikely a drop has to be by chance. At 5 a level
             that is as it was measured is left once in a million checks or so.
@@ -71,10 +71,8 @@ class GuardSettings:
             raise ModelError(f"sigmas is over 0 and at most 8, got {self.sigmas}")
         if self.window < _SHORTEST:
             raise ModelError(f"window is at least {_SHORTEST} inputs, got {self.window}")
-        if self.memory < self.window:
-            raise ModelError(
-                f"memory is at least the window of {self.window} inputs, got {self.memory}"
-            )
+        if self.memory < 0:
+            raise ModelError(f"memory is at least 0 inputs, got {self.memory}")
         if self.check_every < 1:
             raise ModelError(f"check_every is at least 1, got {self.check_every}")
         if not 1 <= self.patience <= self.max_patience:
@@ -201,7 +199,7 @@ class Guardrail:
             for outcomes in self._outcomes[to].values():
                 outcomes.keep(self.patience)  # what was before led to its not being taken
             return
-        soon = self.settings.memory * self.settings.check_every
+        soon = max(self.settings.window, self.settings.memory) * self.settings.check_every
         if self._taken_at is not None and number - self._taken_at <= soon:
             self.patience = min(2 * self.patience, self.settings.max_patience)
         else:
@@ -280,7 +278,8 @@ class Guardrail:
         return found
 
     def _windows(self) -> Mapping[Signal, "_Outcomes"]:
-        size = max(self.settings.memory, self.settings.max_patience)
+        settings = self.settings
+        size = max(settings.window, settings.memory, settings.max_patience)
         return {signal: _Outcomes(size) for signal in SIGNALS}
 
 
