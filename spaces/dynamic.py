@@ -230,9 +230,8 @@ def check_thresholds(thresholds: Sequence[float], members: int) -> None:
         SpaceError: If there are too many or too few, one is no share, or they do not fall.
     """
     if len(thresholds) != members - 1:
-        raise SpaceError(
-            f"a cascade of {members} members has {members - 1} thresholds, got {len(thresholds)}"
-        )
+        wanted = "1 threshold" if members == 2 else f"{members - 1} thresholds"
+        raise SpaceError(f"a cascade of {members} members has {wanted}, got {len(thresholds)}")
     if not all(0.0 <= threshold <= 1.0 for threshold in thresholds):
         raise SpaceError(f"thresholds of confidence are in [0, 1], got {list(thresholds)}")
     if list(thresholds) != sorted(thresholds, reverse=True):

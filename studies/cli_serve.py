@@ -28,8 +28,14 @@ def serve_check(
         str, typer.Option(help="What is watched: some of agreement, accuracy and confidence.")
     ] = "agreement,confidence",
     tolerance: Annotated[float, typer.Option(help="Drop that is accepted, as a share.")] = 0.007,
-    window: Annotated[int, typer.Option(help="Checked inputs that are judged together.")] = 128,
-    check_every: Annotated[int, typer.Option(help="Run every N-th input in the shadow.")] = 8,
+    window: Annotated[
+        int | None,
+        typer.Option(help="Checked inputs that are judged together; 128, fewer of a short stream."),
+    ] = None,
+    check_every: Annotated[
+        int | None,
+        typer.Option(help="Run every N-th input in the shadow; 8, fewer of a very short stream."),
+    ] = None,
     patience: Annotated[int, typer.Option(help="Good checks before a level is taken again.")] = 48,
     noise: Annotated[
         float, typer.Option(help="Standard deviation of noise, of the range of a pixel.")
@@ -57,17 +63,18 @@ def serve_check(
     from .progress import progress_for
     from .serve_settings import ServeSettings
 
+    watching = {"window": window, "check_every": check_every}
     settings = ServeSettings(
         members=_numbers(members, "--members", int),
         policy=policy,  # type: ignore[arg-type]
         thresholds=_numbers(thresholds, "--thresholds", float),
         guard=GuardSettings(
-            signals=tuple(guard.split(",")),  # type: ignore[arg-type]
+            signals=tuple(name.strip() for name in guard.split(",")),  # type: ignore[misc]
             tolerance=tolerance,
-            window=window,
-            check_every=check_every,
             patience=patience,
+            **{name: number for name, number in watching.items() if number is not None},
         ),
+        fit_window=window is None and check_every is None,
         noise=noise,
         noise_from=noise_from,
         noise_to=noise_to,
@@ -123,6 +130,7 @@ def _print(report: "ServeReport", audit: Path | None) -> None:
         "mean energy vs uniform 8 bit": _energy_text(report),
         "rolled back after": _count(report.rolled_back_after, "inputs of noise"),
         "returned to the lowest after": _count(report.returned_after, "inputs without noise"),
+        "judged together": _window_text(report),
         "audit log replays to the same states": report.replays,
         "failures": len(report.failures),
     }
@@ -137,6 +145,13 @@ def _energy_text(report: "ServeReport") -> str:
     whole = report.phases[0]
     own, shadow = whole.energy or 0.0, whole.shadow_energy or 0.0
     return f"{own + shadow:.3f} ({own:.3f} for answers, {shadow:.3f} to watch)"
+
+
+def _window_text(report: "ServeReport") -> str:
+    said = f"up to {report.window} checked inputs, one of {report.check_every} in the shadow"
+    if not report.window_fitted:
+        return said
+    return f"{said}: what {report.inputs:,} inputs leave; --window and --check-every set others"
 
 
 def _count(number: int | None, of: str) -> str:

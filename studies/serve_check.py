@@ -1,6 +1,7 @@
 """A study's test split served through a precision controller, with a shift in the middle."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from ..energy.dynamic import decision_cost
 from ..models.engine import Engine
-from ..models.runtime.audit import AuditLog, read_audit
+from ..models.runtime.audit import AuditLog, check_writable, read_audit
 from ..models.runtime.controller import PrecisionController
 from ..models.runtime.levels import prepare_levels
 from ..models.runtime.policy import THRESHOLDS, ConfidencePolicy, FixedPolicy, Policy
@@ -19,7 +20,7 @@ from ..spaces.dynamic import check_thresholds
 from .progress import ProgressCallback
 from .serve_report import Served, ServeReport, report_on
 from .serve_settings import DEFAULT_MEMBERS, ServeSettings
-from .serve_stream import Stream, check_stream, stream_of
+from .serve_stream import Stream, check_stream, fitted_guard, stream_of
 from .spec import StudySpec
 from .workload import Prepared, Workload, prepare
 
@@ -40,21 +41,28 @@ def serve_check(
     Raises:
         BitfrontError: If the study cannot be prepared, or the settings do not fit it.
     """
+    if settings.audit is not None:
+        check_writable(settings.audit)
     prepared = prepare(spec, progress)
     stream = stream_of(prepared.workload.images["test"], settings)
+    guard = fitted_guard(stream, settings.guard) if settings.fit_window else settings.guard
+    fitted = guard != settings.guard
+    settings = replace(settings, guard=guard)
     check_stream(stream, settings)
     members = settings.members or _default_members(prepared)
     check_offered(prepared.space, members, "--members")
     with fixed_threads(spec.execution.threads_per_worker), TemporaryDirectory() as folder:
         path = settings.audit or Path(folder) / "audit.jsonl"
-        controller = _controller(spec, prepared, settings, members, AuditLog(path))
+        controller = _controller(spec, prepared, settings, members, path)
         try:
             controller.calibrate(stream.set_up.batches(settings.batch_size))
             served = _serve(controller, stream, settings.batch_size)
         finally:
             controller.close()
         trail = read_audit(path)
-    return report_on(spec.study, controller, members, stream, served, trail.events)
+    return report_on(
+        spec.study, controller, members, stream, served, trail.events, window_fitted=fitted
+    )
 
 
 def _default_members(prepared: Prepared) -> tuple[int, ...]:
@@ -89,16 +97,18 @@ def _controller(
     prepared: Prepared,
     settings: ServeSettings,
     members: tuple[int, ...],
-    log: AuditLog,
+    audit: Path,
 ) -> PrecisionController:
     workload = prepared.workload
     allocations = [prepared.space.uniform(width) for width in members]
+    policy = _policy(settings, workload, allocations)
+    example = workload.images["calibration"].batch(slice(0, 4))[0]
+    engine = Engine(workload.quantized_model(), example)
+    levels = prepare_levels(engine, workload.energy, allocations, example)
+    log = AuditLog(audit)  # last, so that what is refused leaves no empty file
     try:
-        policy = _policy(settings, workload, allocations)
-        example = workload.images["calibration"].batch(slice(0, 4))[0]
-        engine = Engine(workload.quantized_model(), example)
         return PrecisionController(
-            prepare_levels(engine, workload.energy, allocations, example),
+            levels,
             classes=workload.architecture.classes,
             policy=policy,
             guardrail=settings.guard,
@@ -121,13 +131,13 @@ def _policy(
     if settings.policy == "fixed":
         return FixedPolicy()
     count = len(allocations)
-    thresholds = settings.thresholds or THRESHOLDS.get(count, ())
+    thresholds = THRESHOLDS[count] if settings.thresholds is None else settings.thresholds
     check_thresholds(thresholds, count)
-    cascade = DynamicAllocation(
+    cascade = DynamicAllocation(  # a decision costs as much between two as between any others
         "cascade",
-        tuple(allocations),
-        thresholds=thresholds,
-        temperatures=(1.0,) * (count - 1),
+        (allocations[0], allocations[-1]),
+        thresholds=thresholds[:1],
+        temperatures=(1.0,),
         classes=workload.architecture.classes,
     )
     deciding = decision_cost(workload.energy, cascade) / workload.energy.w8a8

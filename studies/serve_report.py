@@ -69,6 +69,9 @@ class ServeReport:
         returned_after: Inputs from the first without noise again until the lowest level was in
             force; None if it did not come to that.
         replays: Whether the audit log replays to the controller's own states.
+        window: Most checked inputs that the guardrail judged together after each one.
+        check_every: Every so-many-th input was run in the shadow.
+        window_fitted: Whether these two are lower than usual, since the stream was short.
     """
 
     study: str
@@ -80,6 +83,9 @@ class ServeReport:
     rolled_back_after: int | None
     returned_after: int | None
     replays: bool
+    window: int
+    check_every: int
+    window_fitted: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -112,6 +118,8 @@ def report_on(
     stream: Stream,
     served: Served,
     log: Sequence[Mapping[str, Any]],
+    *,
+    window_fitted: bool,
 ) -> ServeReport:
     """Return what happened.
 
@@ -122,6 +130,7 @@ def report_on(
         stream: What was served.
         served: What became of it.
         log: Events of the audit log.
+        window_fitted: Whether the guardrail's window was fitted to the stream.
     """
     start = max(n for n, event in enumerate(log) if event["event"] == "start")
     events = log[start:]
@@ -150,6 +159,9 @@ def report_on(
         rolled_back_after=_rolled_back_after(controller, stream),
         returned_after=_returned_after(served, stream),
         replays=replay(events) == controller.states,
+        window=controller.settings.window,
+        check_every=controller.settings.check_every,
+        window_fitted=window_fitted,
     )
 
 

@@ -1,18 +1,22 @@
 """Images as they come to a deployed network: in some order, with a shift in the middle."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..models.images import ImageSet
+from ..models.runtime.guardrail import GuardSettings
 from ..spaces import StudyError
 from .serve_settings import ServeSettings
 
 _SET_UP = 1000
 """Most images that are set aside for the set-up, if nobody says how many."""
+
+_SHORTEST_WINDOW = 16
+"""Checked inputs below which a window is not shortened: fewer show the largest drops only."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,27 @@ def stream_of(images: ImageSet, settings: ServeSettings) -> Stream:
     )
 
 
+def fitted_guard(stream: Stream, guard: GuardSettings) -> GuardSettings:
+    """Return a guardrail whose window a stream fills, if it is not too short for any.
+
+    The window is shortened as far as that is sensible; only then inputs are checked more often,
+    which costs energy.
+
+    Args:
+        stream: What is to be served.
+        guard: What is watched, for a stream that is long enough.
+    """
+    if stream.inputs >= _needed(guard):
+        return guard
+    shortest = min(guard.window, _SHORTEST_WINDOW)
+    every = guard.check_every
+    if "agreement" in guard.signals:
+        every = min(every, max(1, stream.inputs // shortest))
+    checked = stream.inputs // (every if "agreement" in guard.signals else 1)
+    window = min(guard.window, max(shortest, checked))
+    return replace(guard, window=window, check_every=every)
+
+
 def check_stream(stream: Stream, settings: ServeSettings) -> None:
     """Check that a stream is long enough for what is to be shown.
 
@@ -100,7 +125,7 @@ def check_stream(stream: Stream, settings: ServeSettings) -> None:
                 f"the stream ends after {stream.inputs} inputs, before the noise {name} at "
                 f"{number}; serve more with --repeat or --limit, or let it come earlier"
             )
-    needed = guard.window * (guard.check_every if "agreement" in guard.signals else 1)
+    needed = _needed(guard)
     if stream.inputs < needed:
         raise StudyError(
             f"the stream ends after {stream.inputs} inputs, before a window of {guard.window} "
@@ -114,3 +139,8 @@ def check_stream(stream: Stream, settings: ServeSettings) -> None:
                     f"--guard accuracy needs labels, and {missing} of {len(images)} images have "
                     f"none; watch agreement or confidence"
                 )
+
+
+def _needed(guard: GuardSettings) -> int:
+    """Return after how many inputs a window is full."""
+    return guard.window * (guard.check_every if "agreement" in guard.signals else 1)

@@ -98,7 +98,7 @@ def test_json_both_ways(value):
             "one width per operand",
         ),
         (cascade, {"members": (HIGH, HIGH)}, "members of a cascade must differ"),
-        (cascade, {"thresholds": (0.9, 0.6)}, "2 members has 1 thresholds, got 2"),
+        (cascade, {"thresholds": (0.9, 0.6)}, "2 members has 1 threshold, got 2"),
         (cascade, {"thresholds": (1.5,)}, "are in [0, 1]"),
         (cascade, {"thresholds": (float("nan"),)}, "are in [0, 1]"),
         (cascade, {"temperatures": (0.0,)}, "positive temperature"),

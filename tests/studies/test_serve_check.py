@@ -88,6 +88,28 @@ def test_without_noise_nothing_happens():
     assert level["in_force"] == report["inputs"] > level["answered"]
 
 
+def test_the_window_is_shortened_to_what_a_short_stream_fills():
+    report = json.loads(serve("--json", "--guard", "agreement, confidence").stdout)
+    assert (report["inputs"], report["window"], report["check_every"]) == (420, 52, 8)
+    assert report["window_fitted"] is True
+    ended = serve("--limit", "100")
+    assert ended.exit_code == 0, ended.output
+    said = " ".join(ended.stdout.split())
+    assert "up to 16 checked inputs, one of 6 in the shadow: what 100 inputs leave" in said
+
+
+@pytest.mark.parametrize("members", ["2,3,4,8", "4,8"])
+def test_thresholds_of_other_than_three_levels_can_be_set(members):
+    thresholds = ",".join(["0.9", "0.8", "0.6"][: members.count(",")])
+    report = json.loads(
+        serve(
+            "--json", "--policy", "confidence", "--members", members, "--thresholds", thresholds
+        ).stdout
+    )
+    assert len(report["levels"]) == members.count(",") + 1
+    assert report["window_fitted"] is True
+
+
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_whatever_the_batch_size():
     found = [
@@ -119,14 +141,26 @@ def test_the_same_seed_gives_the_same_whatever_the_batch_size():
         (("--noise", "0.3", "--noise-from", "9", "--noise-to", "9"), "must end after it begins"),
         (("--noise-from", "5"), "say when there is --noise"),
         (("--noise", "-1"), "at least 0"),
-        ((), "before a window of 128 checked ones is full at 1024"),
+        (
+            ("--policy", "confidence", "--members", "2,3,4,8"),
+            "--members names 4: set --thresholds, 3 that fall",
+        ),
+        (
+            ("--policy", "confidence", "--members", "4,8", "--thresholds", "0.9,0.6"),
+            "2 members has 1 threshold, got 2",
+        ),
+        (("--window", "256"), "before a window of 256 checked ones is full at 2048"),
+        (("--limit", "12"), "before a window of 16 checked ones is full at 16"),
         (("--set-up", "560"), "560 images are to be set aside of a test split of 560"),
         (("--audit", "nowhere/audit.jsonl"), "cannot write the audit log"),
+        (("--audit", "."), "Is a directory"),
+        (("--audit", "tiny.yaml"), "tiny.yaml is no audit log; name another file"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, said):
-    given = ("--repeat", "4") if arguments and "--noise" not in arguments else ()
-    ended = serve(*given, *arguments)
+    given = () if "--noise" in arguments else ("--repeat", "4")
+    ended = serve(*given, "--audit", "refused.jsonl", *arguments)
+    assert not Path("refused.jsonl").exists()
     assert ended.exit_code == 2, ended.output
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert said in line
