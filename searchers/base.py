@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ..spaces import BitSpace, SpaceError, StudyError
 from .budget import Budget, BudgetSpent
+from .pricing import Pricing
 from .problem import Problem
 
 
@@ -116,6 +117,17 @@ class Searcher(ABC):
             StudyError: If it does not.
         """
 
+    def check_prices(self, space: BitSpace, pricing: Pricing) -> None:  # noqa: B027
+        """Check that the settings suit what allocations cost; studies do so before anything runs.
+
+        Args:
+            space: What `searched` returned.
+            pricing: What its allocations cost.
+
+        Raises:
+            BitfrontError: If they do not.
+        """
+
     def run(self, problem: Problem) -> None:
         """Check that this strategy suits a problem, then `search` until the budget is spent.
 
@@ -125,11 +137,12 @@ class Searcher(ABC):
         Raises:
             InfeasibleError: If nothing in the space, as `narrowed`, respects the budget's limits.
             SpaceError: If `check` refuses the space.
-            StudyError: If `check_budget` refuses the budget, or it needs the network and the
-                problem has none.
+            StudyError: If `check_budget` refuses the budget or `check_prices` the prices, or it
+                needs the network and the problem has none.
         """
         self.check(problem.space)
         self.check_budget(problem.space, problem.budget)
+        self.check_prices(problem.space, problem.pricing)
         if (self.needs_model or self.trains) and not problem.has_model:
             does = "trains" if self.trains else "looks into"
             raise StudyError(

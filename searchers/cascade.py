@@ -28,7 +28,7 @@ from .additive_search import solve_within
 from .base import Searcher
 from .cascade_candidates import TRIPLE_MEMBERS, Answers, Candidates, Predictor, pairs, triples
 from .cascade_members import ROUNDING, STEP, Members, Statics
-from .pricing import is_within, shown_cost
+from .pricing import Pricing, is_within, shown_cost
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
@@ -114,9 +114,10 @@ class Cascade(Searcher):
         if not 0 <= self.tolerance < 1:
             raise StudyError(f"tolerance must be a fraction in [0, 1), got {self.tolerance}")
         if len(self.thresholds) not in (self.most_members - 1, 2):
+            wanted = "one, or two" if self.most_members == 2 else "two"
             raise StudyError(
-                f"a cascade of {self.most_members} members has {self.most_members - 1} "
-                f"thresholds, got {list(self.thresholds)}"
+                f"thresholds of a cascade of {self.most_members} members must be {wanted}, got "
+                f"{list(self.thresholds)}"
             )
         check_thresholds(self.thresholds, len(self.thresholds) + 1)
         if self.static_evaluations is not None and self.static_evaluations < 1:
@@ -140,6 +141,22 @@ class Cascade(Searcher):
                 f"members {list(self.members)} come to the same allocation in this space; choose "
                 f"widths that differ"
             )
+
+    def check_prices(self, space: BitSpace, pricing: Pricing) -> None:
+        """Refuse members of which one costs no less than the next.
+
+        Raises:
+            StudyError: If one does.
+            EnergyTableError: If the table does not price one.
+        """
+        costs = [pricing.price(space.uniform(*pair)) for pair in self._widths()]
+        for low, high in itertools.pairwise(costs):
+            if not low < high:
+                raise StudyError(
+                    f"a cascade begins with what costs least, got members whose energies are "
+                    f"{shown_cost(low)} and then {shown_cost(high)} of uniform 8 bit: order "
+                    f"members from low to high, or choose others"
+                )
 
     def search(self, problem: Problem) -> None:
         """Measure static allocations, then cascades of them."""
@@ -174,9 +191,7 @@ class Cascade(Searcher):
     def _members(self, problem: Problem) -> list[BitAllocation]:
         """Return what cascades may be made of, in the order in which it is measured."""
         if self.members is not None:
-            members = [problem.space.uniform(*pair) for pair in self._widths()]
-            _require_rising(problem, members)
-            return members
+            return [problem.space.uniform(*pair) for pair in self._widths()]
         scores = problem.scores(ScoreConfig(kind=self.score, images=self.screen_images))
         model = AdditiveModel(problem.space, scores.monotone().pairs())
         curve = model.curve(problem.layer_costs("energy"))
@@ -194,17 +209,6 @@ def reference_of(space: BitSpace) -> BitAllocation:
     """Return uniform 8 bit, or the widest widths where a space does not offer that."""
     widths = offered_widths(space)
     return space.uniform(REFERENCE_BITS if REFERENCE_BITS in widths else widths[-1])
-
-
-def _require_rising(problem: Problem, members: list[BitAllocation]) -> None:
-    costs = [problem.price(member) for member in members]
-    for low, high in itertools.pairwise(costs):
-        if not low < high:
-            raise StudyError(
-                f"a cascade begins with what costs least, got members whose energies are "
-                f"{shown_cost(low)} and then {shown_cost(high)} of uniform 8 bit: order members "
-                f"from low to high, or choose others"
-            )
 
 
 class _Search:

@@ -49,8 +49,8 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
     Raises:
         InvalidStudyError: With the place in the file, if a name is no layer's, the space is
             empty, the table or one that a limit names lacks a width, a limit is below the
-            smallest achievable cost, or a strategy does not suit the space, or leaves too little
-            of it for its budgets.
+            smallest achievable cost, or a strategy does not suit the space or its prices, or
+            leaves too little of it for its budgets.
     """
     with spec.at("space"):
         space = spec.space.build(layers)
@@ -67,6 +67,7 @@ def price_space(spec: StudySpec, layers: Sequence[Layer]) -> tuple[BitSpace, Pri
             built = strategy.build()
             part = strategy.searched(space)
             built.check(part)
+            built.check_prices(part, pricing)
             narrowed = built.narrowed(part)
             for budget in spec.budgets_of(strategy):
                 built.check_budget(part, budget)

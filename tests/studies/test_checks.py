@@ -128,6 +128,19 @@ def test_a_limit_that_what_a_strategy_leaves_of_the_space_cannot_meet_is_refused
 
 
 @pytest.mark.parametrize(
+    ("members", "reason"),
+    [("[8, 4]", r"energies are 1 and then 0\.\d+ of"), ("[4, [4, 8], 4]", "the same allocation")],
+)
+def test_a_cascade_that_begins_with_what_costs_most_is_refused_with_its_line(load, members, reason):
+    def study(members):
+        return STUDY.replace("{name: uniform}", f"{{name: cascade, members: {members}}}")
+
+    price_space(load(study("[4, 8]")), LAYERS)
+    with pytest.raises(InvalidStudyError, match=rf"^study.yaml:10: strategies\[0\].*: .*{reason}"):
+        price_space(load(study(members)), LAYERS)
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         (per_channel("{name: budget_loop, granularity: channel}"), "BudgetLoop searches spaces of"),
