@@ -18,7 +18,15 @@ from .additive_search import cheapest_within, solve_within
 from .base import Searcher
 from .learnprec_curve import Curve
 from .learnprec_fit import Calibrated, fitted
-from .learnprec_plan import Plan, narrowed, note_static, plan, widest_plan
+from .learnprec_plan import (
+    REFERENCE_BITS,
+    Plan,
+    narrowed,
+    note_static,
+    offered,
+    plan,
+    widest_plan,
+)
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
@@ -64,8 +72,8 @@ class LearnPrec(FitSettings, Searcher):
         super().__post_init__()
         ScoreConfig(kind=self.score)  # refuses what it does not know
         check_time_limit(self.time_limit_s)
-        if self.weights != "ilp" and self.weights < 2:
-            raise StudyError(f"weights have at least 2 bits, got {self.weights}")
+        if self.weights != "ilp" and not 2 <= self.weights <= REFERENCE_BITS:
+            raise StudyError(f"weights have from 2 to {REFERENCE_BITS} bits, got {self.weights}")
         if not 0 <= self.headroom < math.inf:
             raise StudyError(f"headroom must be a share of at least 0, got {self.headroom}")
         if self.points < 1:
@@ -162,7 +170,8 @@ class _Network:
         """Say once what does not choose, where it could have but for what that costs."""
         if not self._is_noted:
             self._is_noted = True
-            note_static(self._problem, self._settings, found)
+            offer = offered(self._space, self._problem.energy, self._settings, self._layouts)
+            note_static(self._problem, self._settings, offer)
         return found
 
 

@@ -10,7 +10,15 @@ from ..spaces import BitAllocation, BitSpace, Measurement, StudyError
 from .additive_search import cheapest_within
 from .learnprec_curve import MARGIN, Curve
 from .learnprec_fit import Calibrated, mean_widths
-from .learnprec_plan import Place, Plan, narrowed, note_static, widest_plan
+from .learnprec_plan import (
+    REFERENCE_BITS,
+    Place,
+    Plan,
+    narrowed,
+    note_static,
+    offered,
+    widest_plan,
+)
 from .problem import Problem
 from .registry import register
 from .steering import BudgetSteering
@@ -65,8 +73,8 @@ class LearnPrecJoint(SelectorSettings, TrainingSearcher):
     def __post_init__(self) -> None:
         TrainingSearcher.__post_init__(self)
         SelectorSettings.__post_init__(self)
-        if self.weights < 2:
-            raise StudyError(f"weights have at least 2 bits, got {self.weights}")
+        if not 2 <= self.weights <= REFERENCE_BITS:
+            raise StudyError(f"weights have from 2 to {REFERENCE_BITS} bits, got {self.weights}")
         if not 0 <= self.selectors_from < self.epochs:
             raise StudyError(
                 f"selectors_from must be at least 0 and less than epochs ({self.epochs}), got "
@@ -123,15 +131,16 @@ class _Run:
         images, _ = problem.calibration()[0]
         space = settings.searched(problem.space)
         limits = problem.budget.limits
+        places = layouts(problem.shared_model, images[:_EXAMPLES])
         self._plan = widest_plan(
             space,
             problem.pricing,
             limits,
             settings,
             settings.weights,
-            layouts(problem.shared_model, images[:_EXAMPLES]),
+            places,
         )
-        note_static(problem, settings, self._plan)
+        note_static(problem, settings, offered(space, problem.energy, settings, places))
         limit = limits.get("energy")
         self._steering = None if limit is None else BudgetSteering(limit * (1 - MARGIN))
         self._learned: LearnedSelectors | None = None

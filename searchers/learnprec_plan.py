@@ -48,13 +48,28 @@ class Plan:
         dynamic: Its members and selectors.
         operands: What chooses.
         prices: What choices cost.
-        left_out: Of operands that could choose but for the cost of their selector: that, as a share
-            of what their layer costs at 8 bits.
+        left_out: See `Offer`.
     """
 
     dynamic: DynamicAllocation
     operands: "Mapping[Place, FittedOperand]"
     prices: "Prices"
+    left_out: Mapping[Place, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What may choose, whatever the widths of the rest.
+
+    Attributes:
+        operands: What chooses.
+        selectors: By what, in the same order.
+        left_out: Of operands that could choose but for the cost of their selector: that, as a share
+            of what their layer costs at 8 bits.
+    """
+
+    operands: "Mapping[Place, FittedOperand]"
+    selectors: tuple[Selector, ...]
     left_out: Mapping[Place, float]
 
 
@@ -114,25 +129,22 @@ def pinned(space: BitSpace, base: BitAllocation) -> BitSpace:
     return BitSpace(space.layers, [fixed(v) for v in space.variables], space.forbid)
 
 
-def plan(
+def offered(
     space: BitSpace,
     energy: EnergyModel,
-    base: BitAllocation,
     settings: SelectorSettings,
     layouts: "Mapping[Place, Layout]",
-) -> Plan | None:
-    """Return what there is to choose; None if there is nothing.
+) -> Offer:
+    """Return what may choose.
 
     Args:
         space: The space.
         energy: Prices the network.
-        base: Widths of all that does not choose.
         settings: What selectors there are.
         layouts: Of all operands that could choose.
 
     Raises:
         EnergyTableError: If the table cannot price selectors.
-        SpaceError: If what there is to choose between is not in the space.
     """
     from ..models.dynamic.fit import Operand as FittedOperand
 
@@ -161,12 +173,36 @@ def plan(
             continue
         operands[place] = FittedOperand(widths, layout)
         selectors.append(selector)
-    if not operands:
+    return Offer(operands, tuple(selectors), left_out)
+
+
+def plan(
+    space: BitSpace,
+    energy: EnergyModel,
+    base: BitAllocation,
+    settings: SelectorSettings,
+    layouts: "Mapping[Place, Layout]",
+) -> Plan | None:
+    """Return what there is to choose; None if there is nothing.
+
+    Args:
+        space: The space.
+        energy: Prices the network.
+        base: Widths of all that does not choose.
+        settings: What selectors there are.
+        layouts: Of all operands that could choose.
+
+    Raises:
+        EnergyTableError: If the table cannot price selectors.
+        SpaceError: If what there is to choose between is not in the space.
+    """
+    offer = offered(space, energy, settings, layouts)
+    if not offer.operands:
         return None
-    dynamic = DynamicAllocation("channels", _members(base, operands), tuple(selectors))
+    dynamic = DynamicAllocation("channels", _members(base, offer.operands), offer.selectors)
     for member in dynamic.members:
         space.validate(member)
-    return Plan(dynamic, operands, _prices(energy, dynamic), left_out)
+    return Plan(dynamic, offer.operands, _prices(energy, dynamic), offer.left_out)
 
 
 def widest_plan(
@@ -217,20 +253,23 @@ def widest_plan(
     )
 
 
-def note_static(problem: Problem, settings: SelectorSettings, found: Plan | None) -> None:
+def note_static(problem: Problem, settings: SelectorSettings, offer: Offer) -> None:
     """Say what does not choose, where it could have but for what that costs."""
-    most = f"max_overhead of {100 * settings.max_overhead:g} %"
-    if found is None:
+    if offer.left_out:
+        most = f"max_overhead of {100 * settings.max_overhead:g} %"
+        dearest = max(offer.left_out, key=lambda place: offer.left_out[place])
+        count = len(offer.left_out)
+        who = f"{count} activation{' has' if count == 1 else 's have'} one width for all inputs"
         note = (
-            f"nothing chooses its widths: the space leaves no activation two of "
-            f"{list(settings.widths)}, or selectors would cost more than the {most}"
+            f"{who if offer.operands else f'nothing chooses: {who}'}, since selectors would cost "
+            f"more than the {most} of the layer; most of all that of {dearest[0]} with "
+            f"{100 * offer.left_out[dearest]:.1f} %"
         )
-    elif found.left_out:
-        dearest = max(found.left_out, key=lambda place: found.left_out[place])
+    elif not offer.operands:
+        besides = "" if settings.attention else ", besides those of attention, which are not asked"
         note = (
-            f"{len(found.left_out)} activations have one width for all inputs, since their "
-            f"selectors would cost more than the {most} of their layers; most of all that of "
-            f"{dearest[0]} with {100 * found.left_out[dearest]:.1f} %"
+            f"nothing chooses: the space leaves no activation two of the widths "
+            f"{list(settings.widths)} to choose from{besides}"
         )
     else:
         return

@@ -1,5 +1,7 @@
 """Widths of channels that follow the input."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -93,7 +95,19 @@ def test_selectors_that_cost_too_much_are_left_out_with_a_note():
     problem = run(LearnPrec(**{**TINY, "max_overhead": 0.01}))
     (measured,) = problem.history
     assert measured.dynamic is None
-    assert "nothing chooses its widths" in problem.findings["notes"][0]
+    (note,) = problem.findings["notes"]
+    assert re.search(
+        r"^nothing chooses: 2 activations have one width .*than the max_overhead of 1 % of the "
+        r"layer; most of all that of \w+ with \d+\.\d %$",
+        note,
+    )
+
+
+def test_a_space_that_leaves_nothing_to_choose_is_told_apart_from_that():
+    problem = run(LearnPrec(**TINY), pins={"*": {"activation": 8}})
+    assert problem.history[0].dynamic is None
+    (note,) = problem.findings["notes"]
+    assert "the space leaves no activation two of the widths [4, 8]" in note
 
 
 def test_joint_training_learns_before_and_after_selectors_join():
@@ -115,7 +129,9 @@ def test_joint_training_learns_before_and_after_selectors_join():
     [
         ("learnprec", {"widths": [8, 4]}, "rise and are two at least"),
         ("learnprec", {"weights": "best"}, "'weights' must be"),
-        ("learnprec", {"weights": 1}, "at least 2 bits, got 1"),
+        ("learnprec", {"weights": 1}, "from 2 to 8 bits, got 1"),
+        ("learnprec", {"weights": 12}, "from 2 to 8 bits, got 12"),
+        ("learnprec-joint", {"weights": 12}, "from 2 to 8 bits, got 12"),
         ("learnprec", {"points": 0}, "points must be at least 1, got 0"),
         ("learnprec", {"headroom": -0.1}, "headroom must be a share"),
         ("learnprec-joint", {"selectors_from": 30}, r"less than epochs \(30\), got 30"),
