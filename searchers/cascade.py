@@ -114,11 +114,10 @@ class Cascade(Searcher):
         if not 0 <= self.tolerance < 1:
             raise StudyError(f"tolerance must be a fraction in [0, 1), got {self.tolerance}")
         if len(self.thresholds) not in (self.most_members - 1, 2):
-            wanted = "one, or two" if self.most_members == 2 else "two"
-            raise StudyError(
-                f"thresholds of a cascade of {self.most_members} members must be {wanted}, got "
-                f"{list(self.thresholds)}"
-            )
+            wanted = "one, or two, for a cascade of two"
+            if self.most_members == 3:
+                wanted = "two for a cascade of three"
+            raise StudyError(f"thresholds must be {wanted}, got {list(self.thresholds)}")
         check_thresholds(self.thresholds, len(self.thresholds) + 1)
         if self.static_evaluations is not None and self.static_evaluations < 1:
             raise StudyError(
