@@ -36,8 +36,9 @@ class Ablation:
     """The same network where what is chosen does not follow the input.
 
     Attributes:
-        name: ``static``: every channel has its mean choice; ``shuffled``: every input has the
-            choices made for another one.
+        name: ``static``: every channel has its mean choice, taken over the same inputs, which
+            favours it; ``shuffled``: every input has the choices made for another one, of a cascade
+            the member that answered another one.
         accuracy: Share of right answers.
         loss: Mean cross-entropy in nats.
         energy: Mean energy relative to uniform 8 bit, the cost of deciding left out of ``static``.

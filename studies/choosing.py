@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..energy import input_energies
+from ..energy import input_energies, usage_energy
 from ..models.dynamic.cascade import confidence, route
 from ..models.dynamic.complexity import input_entropies
 from ..models.dynamic.evaluate import Answers, answers
@@ -89,7 +89,7 @@ class Choosing:
         """
         complexity = self._complexity(split, setting)
         if network.dynamic.kind == "cascade":
-            return self._cascade(network.dynamic, split, setting, complexity)
+            return self._cascade(network, split, setting, complexity)
         return self._channels(network, split, setting, complexity)
 
     def _channels(
@@ -106,40 +106,37 @@ class Choosing:
                     for slot, gate in gates.items()
                 }
                 other = setting.answers(dynamic.widest, told)
-                ablations.append(self._ablation(name, dynamic, found, other))
+                energy = self._mean_energy(dynamic, other, decides=name != "static")
+                ablations.append(_ablation(name, energy, found, other))
         usage = channel_usage(
             self._energy, dynamic, found.choices, found.right, complexity, ablations
         )
         return replace(found.counts(), usage=usage)
 
-    def _ablation(
-        self, name: str, dynamic: DynamicAllocation, found: Answers, other: Answers
-    ) -> Ablation:
-        layers = layer_choices(dynamic, other.choices, len(other.labels))
-        decisions = 0.0 if name == "static" else 1.0
-        energies = input_energies(self._energy, dynamic, layers, decisions)
-        return Ablation(
-            name,
-            float(other.right.mean()),
-            other.loss,
-            float(energies.mean()),
-            float((other.right != found.right).mean()),
-        )
+    def _mean_energy(self, dynamic: DynamicAllocation, found: Answers, *, decides: bool) -> float:
+        layers = layer_choices(dynamic, found.choices, len(found.labels))
+        return float(input_energies(self._energy, dynamic, layers, float(decides)).mean())
 
     def _cascade(
-        self, dynamic: DynamicAllocation, split: Split, setting: Setting, complexity: Floats
+        self, network: DynamicNetwork, split: Split, setting: Setting, complexity: Floats
     ) -> Counts:
+        dynamic = network.dynamic
         passes = [self._member(member, split, setting) for member in dynamic.members]
         sure = [
             confidence(passed.logits, temperature)
             for passed, temperature in zip(passes, dynamic.temperatures, strict=False)
         ]
         answered, ran = route(dynamic, sure)
-        logits = np.stack([passed.logits for passed in passes])[answered, np.arange(len(answered))]
+        logits, inputs = np.stack([passed.logits for passed in passes]), np.arange(len(answered))
         often = ran.mean(axis=0).tolist()
         wall_s = sum(p.wall_s * share for p, share in zip(passes, often, strict=True))
-        found = Answers(logits, passes[0].labels, wall_s)
+        found = Answers(logits[answered, inputs], passes[0].labels, wall_s)
         usage = cascade_usage(self._energy, dynamic, answered, ran, found.right, complexity)
+        if split == "test":
+            whose = _other_input(len(inputs), network.digest)
+            other = Answers(logits[answered[whose], inputs], passes[0].labels, wall_s)
+            energy = usage_energy(self._energy, usage) / self._energy.w8a8
+            usage = replace(usage, ablations=(_ablation("shuffled", energy, found, other),))
         return replace(found.counts(), usage=usage)
 
     def _member(self, member: BitAllocation, split: Split, setting: Setting) -> Answers:
@@ -162,11 +159,26 @@ def _other_choices(
     dynamic: DynamicAllocation, found: Answers, digest: str
 ) -> dict[str, Mapping[Slot, npt.NDArray[np.uint8]]]:
     """Return choices that do not follow the input, by name."""
-    count = len(found.labels)
-    order = np.random.default_rng(int(digest[:15], 16)).permutation(count)
-    source = np.empty(count, np.int64)
-    source[order] = np.roll(order, 1)  # no input keeps its own
+    whose = _other_input(len(found.labels), digest)
     return {
         "static": static_choices(found.choices, dynamic),
-        "shuffled": {slot: rows[source] for slot, rows in found.choices.items()},
+        "shuffled": {slot: rows[whose] for slot, rows in found.choices.items()},
     }
+
+
+def _other_input(count: int, digest: str) -> npt.NDArray[np.int64]:
+    """Return another input for each, drawn by the digest of a network; each is another's once."""
+    order = np.random.default_rng(int(digest[:15], 16)).permutation(count)
+    whose = np.empty(count, np.int64)
+    whose[order] = np.roll(order, 1)
+    return whose
+
+
+def _ablation(name: str, energy: float, found: Answers, other: Answers) -> Ablation:
+    return Ablation(
+        name,
+        float(other.right.mean()),
+        other.loss,
+        energy,
+        float((other.right != found.right).mean()),
+    )

@@ -137,6 +137,14 @@ def test_a_cascade_is_its_members(workload):
     assert answer.energy_vs_w8a8 == pytest.approx(expected)
 
 
+def test_a_cascade_is_tested_with_the_decisions_of_others_too(workload):
+    always = measure(workload, cascade_of(workload, 3, 8, threshold=1.0), "test")
+    (shuffled,) = always.dynamic.ablations
+    assert shuffled.name == "shuffled" and shuffled.differs == 0.0
+    assert (shuffled.accuracy, shuffled.energy) == (always.accuracy, always.energy_vs_w8a8)
+    assert measure(workload, cascade_of(workload, 3, 8)).dynamic.ablations == ()
+
+
 @pytest.mark.parametrize(("threshold", "member"), [(0.0, 0), (1.0, 1)])
 def test_at_its_ends_a_cascade_is_one_member(workload, threshold, member):
     network = cascade_of(workload, 3, 8, threshold=threshold)
