@@ -22,6 +22,8 @@ EXPECTED = {
     # patch embedding, 5 blocks of qkv, 2 matmuls, projection, 2 MLP layers, and the head
     "mnist-vit": ((1, 28, 28), 10, 1 + 5 * 6 + 1),
     "eqat-mnist": ((1, 28, 28), 10, 5),
+    "dynamic-mnist": ((1, 28, 28), 10, 5),
+    "dynamic-cifar10": ((3, 32, 32), 10, 20),
     "eqat-cifar10": ((3, 32, 32), 10, 20),
     "eqat-cifar100": ((3, 32, 32), 100, 1 + 8 * 2 + 3 + 1),
     "cifar10-resnet20": ((3, 32, 32), 10, 20),
