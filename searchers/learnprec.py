@@ -25,8 +25,10 @@ from .learnprec_plan import (
     note_static,
     offered,
     plan,
+    require_selector_prices,
     widest_plan,
 )
+from .pricing import Pricing
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
@@ -87,6 +89,15 @@ class LearnPrec(FitSettings, Searcher):
         """
         super().check(space)
         check_offered(space, self.widths, "widths")
+
+    def check_prices(self, space: BitSpace, pricing: Pricing) -> None:
+        """Check that the study's table can price selectors.
+
+        Raises:
+            EnergyTableError: If it prices the layers of one network only.
+        """
+        super().check_prices(space, pricing)
+        require_selector_prices(pricing)
 
     def narrowed(self, space: BitSpace) -> BitSpace:
         """Return the static allocations that choices are made around."""

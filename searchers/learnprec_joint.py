@@ -17,8 +17,10 @@ from .learnprec_plan import (
     narrowed,
     note_static,
     offered,
+    require_selector_prices,
     widest_plan,
 )
+from .pricing import Pricing
 from .problem import Problem
 from .registry import register
 from .steering import BudgetSteering
@@ -96,6 +98,15 @@ class LearnPrecJoint(SelectorSettings, TrainingSearcher):
         """
         super().check(space)
         check_offered(space, self.widths, "widths")
+
+    def check_prices(self, space: BitSpace, pricing: Pricing) -> None:
+        """Check that the study's table can price selectors.
+
+        Raises:
+            EnergyTableError: If it prices the layers of one network only.
+        """
+        super().check_prices(space, pricing)
+        require_selector_prices(pricing)
 
     def narrowed(self, space: BitSpace) -> BitSpace:
         """Return the static allocations that choices are made around."""

@@ -73,6 +73,15 @@ class Offer:
     left_out: Mapping[Place, float]
 
 
+def require_selector_prices(pricing: Pricing) -> None:
+    """Check that the study's table can price selectors.
+
+    Raises:
+        EnergyTableError: If it prices the layers of one network only.
+    """
+    selector_costs(pricing.energy, [Selector("any", "activation", channels=1, positions=1)])
+
+
 def choosing(space: BitSpace, widths: Sequence[int]) -> dict[Slot, tuple[int, ...]]:
     """Return the operands that may choose, and between which widths.
 

@@ -5,9 +5,17 @@ import re
 import numpy as np
 import pytest
 
-from bitfront.searchers import LearnPrec, LearnPrecJoint, build
+from bitfront.energy import EnergyModel, load_table
+from bitfront.searchers import LearnPrec, LearnPrecJoint, Pricing, build
 from bitfront.searchers.testing import SearcherConformance, model_problem
-from bitfront.spaces import InfeasibleError, SpaceError, StudyError
+from bitfront.spaces import (
+    BitSpace,
+    EnergyTableError,
+    InfeasibleError,
+    Layer,
+    SpaceError,
+    StudyError,
+)
 
 TINY = {
     "max_overhead": 1.0,  # its layers are tiny
@@ -153,3 +161,13 @@ def test_a_limit_that_selectors_make_impossible_is_refused():
     narrowest = model_problem().price(space.uniform(2, 4))
     with pytest.raises(InfeasibleError, match="with their selectors"):
         run(LearnPrec(**TINY), limits={"energy": narrowest * 1.0001})
+
+
+@pytest.mark.parametrize("strategy", [LearnPrec(), LearnPrecJoint()])
+def test_a_table_of_whole_layers_is_refused_before_anything_is_fitted(strategy):
+    table = load_table("hawqv3-t4")
+    rows = table.rows.layers
+    layers = [Layer(row.layer, "conv", row.macs or 1, 1, 0, 1, 1, 1, 1) for row in rows]
+    space = BitSpace.build(layers, weights=(4, 8), activations=(4, 8))
+    with pytest.raises(EnergyTableError, match="prices whole layers of one network"):
+        strategy.check_prices(space, Pricing(EnergyModel(table, layers)))
