@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install study ui test test-fast lint bench bench-quick clean
+.PHONY: help install study ui test test-studies test-others test-fast lint bench bench-quick clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,8 +39,15 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# In two processes: those of studies wait for workers most of the time.
 test: lint
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs 2 --output-sync=line test-studies test-others
+
+test-studies: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/studies
+
+test-others: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --ignore tests/studies
 
 test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"

@@ -31,5 +31,6 @@ def test_dropped_tensors_are_reused_without_page_faults():
         command = [sys.executable, "-c", COUNT_PAGE_FAULTS, mode]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    # Ten tensors of 96 MiB: thousands of faults even if the system maps huge pages of 2 MiB.
-    assert page_faults("keep") < 100 < page_faults("default")
+    # Ten tensors of 96 MiB: thousands of faults even if the system maps huge pages of 2 MiB. A busy
+    # system may take idle pages back meanwhile; it does not three times in a row.
+    assert min(page_faults("keep") for _ in range(3)) < 100 < page_faults("default")
