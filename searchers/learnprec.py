@@ -15,7 +15,7 @@ from ..models.dynamic.settings import FitSettings
 from ..spaces import BitAllocation, BitSpace, StudyError
 from .additive import AdditiveModel, check_time_limit
 from .additive_search import cheapest_within, solve_within
-from .base import Searcher
+from .learnprec_base import SelectorSearcher
 from .learnprec_curve import Curve
 from .learnprec_fit import Calibrated, fitted
 from .learnprec_plan import (
@@ -25,14 +25,11 @@ from .learnprec_plan import (
     note_static,
     offered,
     plan,
-    require_selector_prices,
     widest_plan,
 )
-from .pricing import Pricing
 from .problem import Problem
 from .registry import register
 from .spread import farthest_first
-from .widths import check_offered
 
 _EXAMPLES = 3
 """Images that show how data flows."""
@@ -40,7 +37,7 @@ _EXAMPLES = 3
 
 @register("learnprec")
 @dataclass(frozen=True, kw_only=True)
-class LearnPrec(FitSettings, Searcher):
+class LearnPrec(FitSettings, SelectorSearcher):
     """Lets a small network choose the width of every activation channel, for every input [LP].
 
     The network's weights stay as they are: selectors are fitted to calibration images. Scores of
@@ -60,9 +57,6 @@ class LearnPrec(FitSettings, Searcher):
     """
 
     summary: ClassVar[str] = "Chooses the width of every activation channel for every input."
-    paper: ClassVar[str] = "Nivetha et al., LearnPrec"
-    needs_model: ClassVar[bool] = True
-    follows_input: ClassVar[bool] = True
 
     weights: int | Literal["ilp"] = 8
     headroom: float = 0.0
@@ -80,24 +74,6 @@ class LearnPrec(FitSettings, Searcher):
             raise StudyError(f"headroom must be a share of at least 0, got {self.headroom}")
         if self.points < 1:
             raise StudyError(f"points must be at least 1, got {self.points}")
-
-    def check(self, space: BitSpace) -> None:
-        """Check that the space offers the widths.
-
-        Raises:
-            SpaceError: If not.
-        """
-        super().check(space)
-        check_offered(space, self.widths, "widths")
-
-    def check_prices(self, space: BitSpace, pricing: Pricing) -> None:
-        """Check that the study's table can price selectors.
-
-        Raises:
-            EnergyTableError: If it prices the layers of one network only.
-        """
-        super().check_prices(space, pricing)
-        require_selector_prices(pricing)
 
     def narrowed(self, space: BitSpace) -> BitSpace:
         """Return the static allocations that choices are made around."""

@@ -8,6 +8,7 @@ from ..models.dynamic.network import DynamicNetwork
 from ..models.dynamic.settings import FitSettings, SelectorSettings, check_positive
 from ..spaces import BitAllocation, BitSpace, Measurement, StudyError
 from .additive_search import cheapest_within
+from .learnprec_base import SelectorSearcher
 from .learnprec_curve import MARGIN, Curve
 from .learnprec_fit import Calibrated, mean_widths
 from .learnprec_plan import (
@@ -17,15 +18,12 @@ from .learnprec_plan import (
     narrowed,
     note_static,
     offered,
-    require_selector_prices,
     widest_plan,
 )
-from .pricing import Pricing
 from .problem import Problem
 from .registry import register
 from .steering import BudgetSteering
 from .training import Training, TrainingSearcher, note_coreset
-from .widths import check_offered
 
 if TYPE_CHECKING:
     from ..models.dynamic.gates import TrainableGate
@@ -42,7 +40,7 @@ _START = 0.8
 
 @register("learnprec-joint")
 @dataclass(frozen=True, kw_only=True)
-class LearnPrecJoint(SelectorSettings, TrainingSearcher):
+class LearnPrecJoint(SelectorSearcher, TrainingSearcher):
     """Trains the network and the selectors of its channels' widths together [LP].
 
     For ``selectors_from`` epochs the network is trained at the widest widths. Then selectors join,
@@ -61,8 +59,6 @@ class LearnPrecJoint(SelectorSettings, TrainingSearcher):
     """
 
     summary: ClassVar[str] = "Trains the network with selectors of its channels' widths."
-    paper: ClassVar[str] = "Nivetha et al., LearnPrec"
-    follows_input: ClassVar[bool] = True
 
     weights: int = 8
     selectors_from: int = 3
@@ -89,24 +85,6 @@ class LearnPrecJoint(SelectorSettings, TrainingSearcher):
                 raise StudyError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.points < 0:
             raise StudyError(f"points must not be negative, got {self.points}")
-
-    def check(self, space: BitSpace) -> None:
-        """Check that the space offers the widths.
-
-        Raises:
-            SpaceError: If not.
-        """
-        super().check(space)
-        check_offered(space, self.widths, "widths")
-
-    def check_prices(self, space: BitSpace, pricing: Pricing) -> None:
-        """Check that the study's table can price selectors.
-
-        Raises:
-            EnergyTableError: If it prices the layers of one network only.
-        """
-        super().check_prices(space, pricing)
-        require_selector_prices(pricing)
 
     def narrowed(self, space: BitSpace) -> BitSpace:
         """Return the static allocations that choices are made around."""
